@@ -1,0 +1,38 @@
+"""What can go wrong by the user's hand; each message says what was given, what was expected, what to do.
+
+ThalwegError
+├── AlgorithmError     an unknown algorithm, schedule or knob, or one that cannot be used this way
+├── NetworkError       a model that cannot be one vector, or whose output does not fit its loss
+├── ProblemError       a problem that cannot be loaded: file, table, target, split
+├── BudgetError        a budget too small to try anything
+├── DivergenceError    a loss that is no longer a finite number
+└── StorageError       a folder, checkpoint or study that cannot be read, written or continued
+"""
+
+
+class ThalwegError(Exception):
+    """The root: the command line prints its one line and exits with 2."""
+
+
+class AlgorithmError(ThalwegError):
+    """An unknown algorithm, schedule or knob, or one that cannot be used this way."""
+
+
+class NetworkError(ThalwegError):
+    """A model that cannot be one vector, or whose output does not fit its loss."""
+
+
+class ProblemError(ThalwegError):
+    """A problem that cannot be loaded."""
+
+
+class BudgetError(ThalwegError):
+    """A budget too small to try anything."""
+
+
+class DivergenceError(ThalwegError):
+    """A loss that is no longer a finite number."""
+
+
+class StorageError(ThalwegError):
+    """A folder, checkpoint or study that cannot be read, written or continued."""
