@@ -1,0 +1,32 @@
+# Two commands for a newcomer: `make compare` and `make test`. Both set up .venv first, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := passive
+
+.PHONY: compare test lint types unit clean
+
+compare: .venv/ready
+	$(BIN)/thalweg compare digits --out runs/digits
+
+test: lint types unit
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+unit: .venv/ready
+	$(BIN)/python -m pytest -q -n 2 --cov --cov-report=term:skip-covered
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Thalweg needs Python 3.11 or newer; $(PYTHON) is older. Say which: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv runs .coverage .pytest_cache .mypy_cache .ruff_cache

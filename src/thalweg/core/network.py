@@ -1,0 +1,111 @@
+"""A module as one vector: theta is every parameter, end to end, as in the book."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.core.errors import NetworkError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Batch(NamedTuple):
+    """Examples to learn from: `inputs: (b, ...)`, `targets: (b, ...)`."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+class Network:
+    """A module whose trainable parameters are views of one vector `theta: (n,)`, and the loss it is trained on.
+
+    Whatever writes to `theta` trains the module, and the other way round. Tied weights stand in it once; frozen
+    ones (`requires_grad=False`) not at all. Moving the module to another device or dtype afterwards breaks
+    the views: move it first.
+
+    Raises NetworkError for a module without trainable parameters, or with parameters of several dtypes or devices.
+
+    >>> network = Network(nn.Linear(3, 1), nn.functional.mse_loss)
+    >>> network.theta.shape
+    torch.Size([4])
+    >>> loss, g = network.gradient(Batch(torch.ones(5, 3), torch.ones(5, 1)))
+    >>> g.shape
+    torch.Size([4])
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        self.module = module
+        self.loss = loss
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not named:
+            raise NetworkError(f"{type(module).__name__} has no trainable parameters: there is nothing to optimise")
+        for what, kinds in (("dtypes", {p.dtype for _, p in named}), ("devices", {p.device for _, p in named})):
+            if len(kinds) > 1:
+                example = "; ".join(f"{next(n for n, p in named if k in (p.dtype, p.device))} is {k}" for k in kinds)
+                raise NetworkError(
+                    f"the parameters have several {what} ({example}): call module.to(...) with one first"
+                )
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        self.shapes = [p.shape for p in self.parameters]
+        self.sizes = [p.numel() for p in self.parameters]
+        self.theta = torch.cat([p.detach().reshape(-1) for p in self.parameters])  # (n,)
+        for parameter, view in zip(self.parameters, self.views(self.theta).values(), strict=True):
+            parameter.data = view
+        self._g = torch.empty_like(self.theta)
+
+    def views(self, theta: Tensor) -> dict[str, Tensor]:
+        """`theta: (n,)` cut into the parameters, by name, in their shapes."""
+        pieces = torch.split(theta, self.sizes)
+        return {n: piece.view(s) for n, piece, s in zip(self.names, pieces, self.shapes, strict=True)}
+
+    def f(self, theta: Tensor, batch: Batch) -> Tensor:
+        """The loss at `theta: (n,)` on a batch, differentiable in theta; module and buffers stay as they are."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        state = {**self.views(theta), **buffers}
+        outputs = torch.func.functional_call(self.module, state, (batch.inputs,), tie_weights=True)
+        return self.loss(outputs, batch.targets)
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss on a batch and its gradient `g: (n,)`, at the module's own theta; buffers (BatchNorm) move on.
+
+        `g` is one buffer, written anew by each call: clone it to keep it.
+        """
+        loss = self.loss(self.module(batch.inputs), batch.targets)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+        return loss.detach(), torch.cat([g.reshape(-1) for g in gradients], out=self._g)
+
+    @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """What the module answers in evaluation mode."""
+        training = self.module.training
+        self.module.eval()
+        answer: Tensor = self.module(inputs)
+        self.module.train(training)
+        return answer
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of theta and of the module's buffers: what `load` takes back."""
+        return {"theta": self.theta.clone(), **{f"buffer.{k}": b.clone() for k, b in self.module.named_buffers()}}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Goes back to a state. Raises NetworkError where it is another network's."""
+        expected = {"theta": self.theta, **{f"buffer.{k}": b for k, b in self.module.named_buffers()}}
+        for name, mine in expected.items():
+            given = state.get(name)
+            if given is None or given.shape != mine.shape or given.dtype != mine.dtype:
+                was = "nothing" if given is None else f"{tuple(given.shape)} {given.dtype}"
+                raise NetworkError(
+                    f"the state holds {was} for {name}, the model has {tuple(mine.shape)} {mine.dtype}: "
+                    "it was saved from another model"
+                )
+        for name, mine in expected.items():
+            mine.copy_(state[name])

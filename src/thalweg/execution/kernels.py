@@ -1,0 +1,186 @@
+"""An elementwise rule as one kernel: a single pass over memory on a CPU, for every rule, derived from the rule itself.
+
+Kernels are kept in `$XDG_CACHE_HOME/thalweg/kernels` (or `~/.cache/thalweg/kernels`), a folder for each program text,
+version of Numba and version of Thalweg; the folder may be deleted at any time. Where it cannot be written, kernels are
+compiled anew in each process, and the logger of this module says so once a kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import AlgorithmError
+from thalweg.core.rule import Rule
+from thalweg.execution.generate import kernel_source, scalar_memory, vector_memory
+
+logger = logging.getLogger(__name__)
+
+# Multiply-add in one rounding is all that is loosened: NaN, infinities and the order of operations stay.
+FASTMATH = {"contract"}
+
+
+class Execution(NamedTuple):
+    """A rule in the form that runs, and why it is that form."""
+
+    rule: Rule
+    kind: str  # "kernel" or "eager"
+    reason: str
+
+
+def executable(rule: Rule, like: Tensor) -> Execution:
+    """The fastest exact form of a rule for vectors like `like: (n,)`: its kernel where it has one, else itself.
+
+    The choice depends on the rule, on `like` and on whether Numba is installed, never on a measurement.
+
+    >>> from thalweg import adam
+    >>> executable(adam, torch.zeros(5, dtype=torch.float16))[1:]
+    ('eager', 'a kernel needs a contiguous float32 or float64 vector on the CPU, not (5,) torch.float16 on cpu')
+    """
+    try:
+        return Execution(compiled(rule, like), "kernel", "elementwise on the CPU: one kernel")
+    except AlgorithmError as error:
+        return Execution(rule, "eager", str(error))
+
+
+def compiled(rule: Rule, like: Tensor) -> Rule:
+    """The same rule run by one kernel, for vectors like `like: (n,)` of float32 or float64 on the CPU.
+
+    It has what the rule sees, remembers and its knobs, with two differences in `step`: the memory passed in is
+    *consumed* (vectors are updated in place and returned), and the step Δθ lies in a buffer that the next step
+    overwrites: clone either to keep it. A knob is one number; a new value never compiles anew. A rule that a combinator
+    made becomes the combinator around the kernel of the inner rule; there Δθ is a new tensor each time, but a
+    combinator must not run its inner rule twice in a step.
+
+    Raises AlgorithmError where the rule has no kernel (it sees `f`, or says something outside the vocabulary, or its
+    source is in no file), for another kind of `like`, and where Numba is not installed.
+
+    >>> from thalweg import adam
+    >>> theta = torch.zeros(3)
+    >>> fast = compiled(adam, theta)
+    >>> delta, memory = fast.step({"g": torch.ones(3)}, fast.start(theta), {"lr": 0.5})
+    >>> delta, memory["t"]
+    (tensor([-0.5000, -0.5000, -0.5000]), 1)
+    """
+    return _compiled(rule, like, torch.empty_like(like))
+
+
+def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
+    if rule.wraps is not None:
+        combinator, inner = rule.wraps
+        return combinator(_compiled(inner, like, None))  # what it does with Δθ is not known: no shared buffer
+    if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in _REALS:
+        raise AlgorithmError(
+            "a kernel needs a contiguous float32 or float64 vector on the CPU, "
+            f"not {tuple(like.shape)} {like.dtype} on {like.device}"
+        )
+    if importlib.util.find_spec("numba") is None:
+        raise AlgorithmError("a kernel needs Numba, which is not installed: python -m pip install numba")
+    arrays = len(rule.sees) + len(vector_memory(rule)) + 1
+    numbers = len(scalar_memory(rule)) + len(rule.knobs)
+    signature = ", ".join([f"{_REALS[like.dtype]}[::1]"] * arrays + ["float64"] * numbers)
+    kernel = _kernel(kernel_source(rule, like.dtype), signature)
+    return replace(rule, fn=_on_tensors(rule, kernel, like, scratch))
+
+
+_REALS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def _on_tensors(rule: Rule, kernel: Callable[..., Any], like: Tensor, scratch: Tensor | None) -> Callable[..., Any]:
+    """The rule's function on tensors: it hands their memory to the kernel and puts the new memory in order."""
+    n, dtype, sees = len(like), like.dtype, len(rule.sees)
+    vectors, scalars = vector_memory(rule), scalar_memory(rule)
+
+    def array(name: str, given: Any, consumed: bool) -> Any:
+        if not isinstance(given, Tensor) or given.shape != (n,) or given.dtype != dtype or given.device.type != "cpu":
+            was = f"{tuple(given.shape)} {given.dtype} on {given.device}" if isinstance(given, Tensor) else repr(given)
+            raise AlgorithmError(f"{rule.name}'s kernel takes {name} as ({n},) {dtype} on cpu, not {was}")
+        if not given.is_contiguous():
+            if consumed:
+                raise AlgorithmError(f"{rule.name}'s kernel writes {name} in place: pass it contiguous")
+            given = given.contiguous()
+        return given.detach().numpy()
+
+    def run(*args: Any, **knobs: Any) -> Any:
+        if not knobs.keys() <= rule.knobs.keys():
+            rule.check(knobs)
+        memory = dict(zip(rule.remembers, args[sees:], strict=True))
+        delta = torch.empty_like(like) if scratch is None else scratch
+        new = kernel(
+            *(array(name, given, False) for name, given in zip(rule.sees, args, strict=False)),
+            *(array(name, memory[name], True) for name in vectors),
+            delta.numpy(),
+            *(_number(rule, name, memory[name]) for name in scalars),
+            *(_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()),
+        )
+        for name, value in zip(scalars, new, strict=True):
+            whole = isinstance(memory[name], int) and value.is_integer()
+            memory[name] = int(value) if whole else value
+        return (delta, *memory.values()) if memory else delta
+
+    return run
+
+
+def _number(rule: Rule, name: str, value: Any) -> float:
+    if getattr(value, "ndim", 0):
+        raise AlgorithmError(
+            f"{rule.name}'s kernel takes {name} as one number, not of shape {tuple(value.shape)}: "
+            "run a population with the rule itself"
+        )
+    return float(value)
+
+
+@cache
+def _kernel(source: str, signature: str) -> Callable[..., Any]:
+    """The kernel of a program text, from this process, from the folder, or compiled now."""
+    numba = importlib.import_module("numba")  # half a second to import: only where a kernel is wanted
+    key = "\n".join([version("thalweg"), numba.__version__, signature, source])
+    folder = _folder() / hashlib.sha256(key.encode()).hexdigest()[:24]
+    try:
+        return _loaded(source, signature, _written(folder, source))
+    except OSError as error:
+        logger.warning("kernels are compiled anew in each process: cannot write to %s (%s)", folder, error)
+        return _loaded(source, signature, None)
+
+
+def _loaded(source: str, signature: str, file: Path | None) -> Callable[..., Any]:
+    """Runs the program text, as from `file` where Numba keeps machine code beside it, and compiles its kernel."""
+    numba = importlib.import_module("numba")
+    names: dict[str, Any] = {"__name__": "thalweg.kernel"}
+    exec(compile(source, str(file or "<kernel>"), "exec"), names)
+    types = tuple(eval(name, {"float32": numba.float32, "float64": numba.float64}) for name in signature.split(", "))
+    decorate = numba.njit(types, cache=file is not None, fastmath=FASTMATH, error_model="numpy")
+    kernel: Callable[..., Any] = decorate(names["kernel"])
+    return kernel
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thalweg" / "kernels"
+
+
+def _written(folder: Path, source: str) -> Path:
+    """The file of a program text, whole or not there, however many processes write it at once."""
+    file = folder / "kernel.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} is read-only")
+    if not file.exists() or file.read_text() != source:
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        with os.fdopen(handle, "w") as writing:
+            writing.write(source)
+        os.utime(temporary, (0, 0))  # Numba's cache is valid for one modification time: the same, whoever writes
+        os.replace(temporary, file)
+    return file
