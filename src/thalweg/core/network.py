@@ -46,7 +46,10 @@ class Network:
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if not named:
             raise NetworkError(f"{type(module).__name__} has no trainable parameters: there is nothing to optimise")
-        for what, kinds in (("dtypes", {p.dtype for _, p in named}), ("devices", {p.device for _, p in named})):
+        for what, kinds in (
+            ("dtypes", dict.fromkeys(p.dtype for _, p in named)),
+            ("devices", dict.fromkeys(p.device for _, p in named)),
+        ):
             if len(kinds) > 1:
                 example = "; ".join(f"{next(n for n, p in named if k in (p.dtype, p.device))} is {k}" for k in kinds)
                 raise NetworkError(

@@ -3,7 +3,7 @@
 What holds one number for each parameter (what the rule sees, and its vector memory) is *varying*; all else is
 *invariant*: knobs, scalar memory, numbers. Statements with nothing varying run once, ahead of the loop, in float64;
 so do the largest invariant parts of the others, cast there to the vector's precision. Without that the loop
-would work in float64, six times slower.
+would work in float64, six times slower. To divide by an invariant is to multiply by its reciprocal.
 
 In the program `a_m` is the array of `m`, `e_m` one number of it, `s_t` a scalar, `c_0` a constant of the loop, `w_0`
 an operand that is needed twice: the prefixes keep a rule's own names from meeting ours.
@@ -186,6 +186,8 @@ class _Program:
                 return f"({OPERATORS[type(op)]}{self.number(operand, in_loop)})"
             case ast.BinOp(base, ast.Pow(), exponent):
                 return self.power(base, exponent, in_loop)
+            case ast.BinOp(left, ast.Div(), right) if in_loop and not self.varies(right):
+                return f"({self.number(left, True)} * {self.constant(f'1.0 / {self.number(right, False)}')})"
             case ast.BinOp(left, op, right) if type(op) in OPERATORS:
                 return f"({self.number(left, in_loop)} {OPERATORS[type(op)]} {self.number(right, in_loop)})"
             case ast.Compare(left, [op], [right]) if type(op) in OPERATORS:
@@ -229,9 +231,9 @@ class _Program:
         if word is sign:  # of NaN it is 0, as torch has it
             one, minus, zero = (self.constant(k) if in_loop else k for k in ("1.0", "-1.0", "0.0"))
             return f"({one} if {values[0]} > {zero} else ({minus} if {values[0]} < {zero} else {zero}))"
-        x, y = values
+        a, b = values
         relation = ">" if word is maximum else "<"
-        return f"({x} if ({x} {relation} {y}) | ({x} != {x}) else {y})"  # NaN from either side, as torch has it
+        return f"({a} if ({a} {relation} {b}) | ({a} != {a}) else {b})"  # NaN from either side, as torch has it
 
     def constant(self, code: str, is_truth: bool = False) -> str:
         """The name that an invariant part has in the loop."""

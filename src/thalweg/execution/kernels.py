@@ -12,12 +12,14 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,12 +35,14 @@ logger = logging.getLogger(__name__)
 FASTMATH = {"contract"}
 
 
+KERNEL = "one kernel"
+
+
 class Execution(NamedTuple):
-    """A rule in the form that runs, and why it is that form."""
+    """A rule in the form that runs, and how that is: KERNEL, or "eager: " and why."""
 
     rule: Rule
-    kind: str  # "kernel" or "eager"
-    reason: str
+    how: str
 
 
 def executable(rule: Rule, like: Tensor) -> Execution:
@@ -47,13 +51,15 @@ def executable(rule: Rule, like: Tensor) -> Execution:
     The choice depends on the rule, on `like` and on whether Numba is installed, never on a measurement.
 
     >>> from thalweg import adam
-    >>> executable(adam, torch.zeros(5, dtype=torch.float16))[1:]
-    ('eager', 'a kernel needs a contiguous float32 or float64 vector on the CPU, not (5,) torch.float16 on cpu')
+    >>> executable(adam, torch.zeros(5)).how
+    'one kernel'
+    >>> executable(adam, torch.zeros(5, dtype=torch.float16)).how
+    'eager: a kernel needs a contiguous float32 or float64 vector on the CPU, not (5,) torch.float16 on cpu'
     """
     try:
-        return Execution(compiled(rule, like), "kernel", "elementwise on the CPU: one kernel")
+        return Execution(compiled(rule, like), KERNEL)
     except AlgorithmError as error:
-        return Execution(rule, "eager", str(error))
+        return Execution(rule, f"eager: {error}")
 
 
 def compiled(rule: Rule, like: Tensor) -> Rule:
@@ -81,7 +87,8 @@ def compiled(rule: Rule, like: Tensor) -> Rule:
 def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
     if rule.wraps is not None:
         combinator, inner = rule.wraps
-        return combinator(_compiled(inner, like, None))  # what it does with Δθ is not known: no shared buffer
+        outer = combinator(_compiled(inner, like, None))  # what it does with Δθ is not known: no shared buffer
+        return replace(outer, name=rule.name, knobs=rule.knobs, doc=rule.doc)
     if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in _REALS:
         raise AlgorithmError(
             "a kernel needs a contiguous float32 or float64 vector on the CPU, "
@@ -102,39 +109,47 @@ _REALS = {torch.float32: "float32", torch.float64: "float64"}
 def _on_tensors(rule: Rule, kernel: Callable[..., Any], like: Tensor, scratch: Tensor | None) -> Callable[..., Any]:
     """The rule's function on tensors: it hands their memory to the kernel and puts the new memory in order."""
     n, dtype, sees = len(like), like.dtype, len(rule.sees)
-    vectors, scalars = vector_memory(rule), scalar_memory(rule)
+    names, vectors, scalars = [*rule.sees, *rule.remembers], vector_memory(rule), scalar_memory(rule)
+    arrays = [(names.index(name), name) for name in (*rule.sees, *vectors)]
+    numbers = [(names.index(name), name) for name in scalars]
+    views: dict[str, tuple[Tensor, int, Any]] = {}
 
-    def array(name: str, given: Any, consumed: bool) -> Any:
-        if not isinstance(given, Tensor) or given.shape != (n,) or given.dtype != dtype or given.device.type != "cpu":
-            was = f"{tuple(given.shape)} {given.dtype} on {given.device}" if isinstance(given, Tensor) else repr(given)
+    def array(name: str, given: Tensor) -> Any:
+        last, address, view = views.get(name, (None, 0, None))
+        if given is last and given.data_ptr() == address:
+            return view  # the same buffers come each step: looking at them again would take longer than small kernels
+        if given.shape != (n,) or given.dtype != dtype or given.device.type != "cpu":
+            was = f"{tuple(given.shape)} {given.dtype} on {given.device}"
             raise AlgorithmError(f"{rule.name}'s kernel takes {name} as ({n},) {dtype} on cpu, not {was}")
         if not given.is_contiguous():
-            if consumed:
+            if name in vectors:
                 raise AlgorithmError(f"{rule.name}'s kernel writes {name} in place: pass it contiguous")
-            given = given.contiguous()
-        return given.detach().numpy()
+            return given.contiguous().numpy()
+        view = given.detach().numpy()
+        views[name] = given, given.data_ptr(), view
+        return view
 
     def run(*args: Any, **knobs: Any) -> Any:
         if not knobs.keys() <= rule.knobs.keys():
             rule.check(knobs)
-        memory = dict(zip(rule.remembers, args[sees:], strict=True))
         delta = torch.empty_like(like) if scratch is None else scratch
         new = kernel(
-            *(array(name, given, False) for name, given in zip(rule.sees, args, strict=False)),
-            *(array(name, memory[name], True) for name in vectors),
-            delta.numpy(),
-            *(_number(rule, name, memory[name]) for name in scalars),
-            *(_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()),
+            *[array(name, args[k]) for k, name in arrays],
+            array("delta", delta),
+            *[_number(rule, name, args[k]) for k, name in numbers],
+            *[_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()],
         )
-        for name, value in zip(scalars, new, strict=True):
-            whole = isinstance(memory[name], int) and value.is_integer()
-            memory[name] = int(value) if whole else value
-        return (delta, *memory.values()) if memory else delta
+        memory = list(args[sees:])
+        for (k, _), value in zip(numbers, new, strict=True):
+            memory[k - sees] = int(value) if isinstance(args[k], int) and value.is_integer() else value
+        return (delta, *memory) if memory else delta
 
     return run
 
 
 def _number(rule: Rule, name: str, value: Any) -> float:
+    if type(value) is float:
+        return value
     if getattr(value, "ndim", 0):
         raise AlgorithmError(
             f"{rule.name}'s kernel takes {name} as one number, not of shape {tuple(value.shape)}: "
@@ -148,22 +163,23 @@ def _kernel(source: str, signature: str) -> Callable[..., Any]:
     """The kernel of a program text, from this process, from the folder, or compiled now."""
     numba = importlib.import_module("numba")  # half a second to import: only where a kernel is wanted
     key = "\n".join([version("thalweg"), numba.__version__, signature, source])
-    folder = _folder() / hashlib.sha256(key.encode()).hexdigest()[:24]
+    name = f"thalweg_kernel_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+    folder = _folder() / name
     try:
-        return _loaded(source, signature, _written(folder, source))
+        return _loaded(name, source, signature, _written(folder, source))
     except OSError as error:
         logger.warning("kernels are compiled anew in each process: cannot write to %s (%s)", folder, error)
-        return _loaded(source, signature, None)
+        return _loaded(name, source, signature, None)
 
 
-def _loaded(source: str, signature: str, file: Path | None) -> Callable[..., Any]:
+def _loaded(name: str, source: str, signature: str, file: Path | None) -> Callable[..., Any]:
     """Runs the program text, as from `file` where Numba keeps machine code beside it, and compiles its kernel."""
     numba = importlib.import_module("numba")
-    names: dict[str, Any] = {"__name__": "thalweg.kernel"}
-    exec(compile(source, str(file or "<kernel>"), "exec"), names)
+    module = sys.modules[name] = ModuleType(name)  # where Numba looks for it when it loads machine code
+    exec(compile(source, str(file or f"<{name}>"), "exec"), module.__dict__)
     types = tuple(eval(name, {"float32": numba.float32, "float64": numba.float64}) for name in signature.split(", "))
     decorate = numba.njit(types, cache=file is not None, fastmath=FASTMATH, error_model="numpy")
-    kernel: Callable[..., Any] = decorate(names["kernel"])
+    kernel: Callable[..., Any] = decorate(module.kernel)
     return kernel
 
 

@@ -98,9 +98,10 @@ def _tensor(values: Any, what: str) -> Tensor:
         values = torch.from_numpy(np.array(array, dtype=_WIDER.get(array.dtype.kind, array.dtype.newbyteorder("="))))
     if values.dim() == 0:
         raise ProblemError(f"{what} is one number: its first dimension must be the examples")
-    if values.dtype == torch.float64:
-        return values.float()
-    return values if values.is_floating_point() or values.is_complex() else values.long()
+    tensor: Tensor = values
+    if tensor.dtype == torch.float64:
+        return tensor.float()
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.long()
 
 
 _WIDER = {"b": np.int64, "i": np.int64, "u": np.int64}

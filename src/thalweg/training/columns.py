@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from thalweg.core.errors import ProblemError
-from thalweg.training.preprocessing import LEVELS, classes, levels, numbers, text
+from thalweg.training.preprocessing import LEVELS, classes, finite, levels, numbers, text
 
 FEWEST = 20  # rows
 MOST_CLASSES = 20  # different whole numbers that still are classes
@@ -21,7 +21,7 @@ NEAR_NUMBER = r"^[$€£]?[+-]?\d+(,\d+)*(\.\d+)?%?$|^[+-]?\d+(\.\d{3})*,\d+$"  
 
 
 class Target(NamedTuple):
-    """What is to be predicted: `values: (n,)` of the rows where it is `given: (N,)`, and its labels if it has classes."""
+    """What is to be predicted: `values: (n,)` of the rows where it is `given: (N,)`; `labels` where it has classes."""
 
     name: str
     task: str
@@ -55,8 +55,8 @@ def target_of(frame: pl.DataFrame, name: str) -> Target:
         raise ProblemError(f"the target '{name}' is missing in all {missing} rows: there is nothing to learn")
     notes = [f"{missing} of {frame.height} rows have no target: left out"] if missing else []
     values = values.filter(given)
-    if numeric and (infinite := int(values.is_infinite().sum())):
-        raise ProblemError(f"the target '{name}' is infinite in {infinite} of the rows: correct or drop them")
+    if numeric:
+        finite(frame[name])
     distinct = values.n_unique()
     if distinct == 1:
         raise ProblemError(f"the target '{name}' is {values[0]} in all {len(values)} rows: there is nothing to learn")
@@ -116,13 +116,17 @@ def row_numbers(frame: pl.DataFrame) -> list[str]:
     return [c.name for c in numeric if any(numbers(c).equals(count) for count in counting)]
 
 
-def features(train: pl.DataFrame, numbering: list[str]) -> tuple[Columns, list[str]]:
-    """The columns of a training part to learn from, and a sentence for each that is left out or grouped."""
+def features(frame: pl.DataFrame, train: np.ndarray, numbering: list[str]) -> tuple[Columns, list[str]]:
+    """The columns of a table to learn from, and a sentence for each that is left out or grouped.
+
+    A column's kind is that of the whole of it; whether it varies is asked of the rows `train: (n,)` alone.
+    Raises ProblemError for infinities, and for numbers with a few slips among them.
+    """
     columns, notes = Columns([], [], []), []
-    for column in train:
+    for column in frame:
         name = column.name
         is_number = _is_numeric(column)
-        values = numbers(column) if is_number else text(column)
+        values = (finite(column) if is_number else text(column))[train]
         distinct = values.drop_nulls().n_unique()
         if values.n_unique() == 1:
             notes.append(f"column '{name}' is {'constant' if distinct else 'empty'} in the training part: left out")
@@ -130,8 +134,8 @@ def features(train: pl.DataFrame, numbering: list[str]) -> tuple[Columns, list[s
             notes.append(f"column '{name}' only numbers the rows: left out")
         elif is_number:
             columns.numeric.append(name)
-        elif distinct > max(LEVELS, train.height // 2):
-            notes.append(f"column '{name}' is text with {distinct} values in {train.height} rows, like a name: left out")
+        elif distinct > max(LEVELS, len(train) // 2):
+            notes.append(f"column '{name}' is text, {distinct} values in {len(train)} rows, like a name: left out")
         else:
             columns.categorical.append(name)
             if _is_boolean(column):

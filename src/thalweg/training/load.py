@@ -21,6 +21,8 @@ from thalweg.training.problem import Problem
 from thalweg.training.read import SUFFIXES, read_table
 from thalweg.training.tables import from_table
 
+PACKAGES = "site-packages"  # a virtual environment often lies in the user's own folder
+
 
 def load(spec: str, target: str | None = None, seed: int = 0) -> Problem:
     """The problem that `spec` names: a built-in, `file.py:name`, or a CSV or Parquet file and its target column.
@@ -36,17 +38,17 @@ def load(spec: str, target: str | None = None, seed: int = 0) -> Problem:
     if spec in BUILTIN or (colon and path.endswith(".py")) or spec.endswith(".py"):
         if target is not None:
             raise ProblemError(f"{spec} has its own targets: --target is for a CSV or Parquet file")
-        problem = BUILTIN[spec].make(seed) if spec in BUILTIN else _from_python(Path(path if colon else spec), name, spec)
-    elif Path(spec).suffix.lower() in SUFFIXES or "/" in spec or Path(spec).exists():
-        problem = _from_file(Path(spec), target, seed)
-    else:
-        near = get_close_matches(spec, BUILTIN, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ProblemError(
-            f"no problem is called '{spec}': {hint}There are {', '.join(BUILTIN)}; "
-            "or give file.py:name, or a CSV or Parquet file with --target"
-        )
-    return problem
+        if spec in BUILTIN:
+            return BUILTIN[spec].make(seed)
+        return _from_python(Path(path if colon else spec), name, spec)
+    if Path(spec).suffix.lower() in SUFFIXES or "/" in spec or Path(spec).exists():
+        return _from_file(Path(spec), target, seed)
+    near = get_close_matches(spec, BUILTIN, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ProblemError(
+        f"no problem is called '{spec}': {hint}There are {', '.join(BUILTIN)}; "
+        "or give file.py:name, or a CSV or Parquet file with --target"
+    )
 
 
 def _from_file(path: Path, target: str | None, seed: int) -> Problem:
@@ -76,7 +78,7 @@ def _from_python(path: Path, name: str, spec: str) -> Problem:
             made = _theirs(given, path, spec)
         if not isinstance(made, Problem):
             how = "returned" if made is not given else "is"
-            raise ProblemError(f"{spec} {how} a {type(made).__name__}: it must be a thalweg.Problem, or a function's answer")
+            raise ProblemError(f"{spec} {how} a {type(made).__name__}: it must be a thalweg.Problem")
         _theirs(made.check, path, f"the model or data of {spec}")
     return replace(made, source=shlex.quote(spec))
 
@@ -108,11 +110,16 @@ def _theirs(call: Callable[[], Any], path: Path, what: str) -> Any:
         raise
     except (Exception, SystemExit) as error:
         folder = str(path.resolve().parent)
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(folder)]
+        theirs = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(folder)]
+        frames = [f for f in theirs if PACKAGES not in f.filename]
         if isinstance(error, SyntaxError) and error.filename:
             where = [f"{Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()}"]
         else:
-            where = [f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in frames]
+            where = [
+                f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}"
+                for f in frames
+                if PACKAGES not in f.filename
+            ]
         reason = str(error).strip().splitlines() or ["without a message"]
         lines = "".join(f"\n  {line}" for line in where)
         raise ProblemError(f"{what} raised {type(error).__name__}: {reason[0]}{lines}") from error
@@ -120,6 +127,9 @@ def _theirs(call: Callable[[], Any], path: Path, what: str) -> Any:
 
 def _defined(module: ModuleType) -> list[str]:
     """What a file itself makes: the names that could be a problem."""
-    found = vars(module).items()
-    own = [n for n, v in found if isinstance(v, Problem) or (callable(v) and v.__module__ == module.__name__)]
-    return [name for name in own if not name.startswith("_")]
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return [
+        name
+        for name, value in public.items()
+        if isinstance(value, Problem) or (callable(value) and getattr(value, "__module__", "") == module.__name__)
+    ]

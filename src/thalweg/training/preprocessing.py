@@ -21,6 +21,7 @@ from torch import Tensor
 from thalweg.core.errors import ProblemError
 
 MISSING = ["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
+LARGEST = 1e100  # what can still be squared and summed
 LEVELS = 32  # of a categorical column; the rarer ones share the last
 
 
@@ -49,8 +50,8 @@ def levels(column: pl.Series, boolean: bool = False) -> pl.Series:
     return text(column).str.to_lowercase() if boolean else text(column)
 
 
-def pipeline(numeric: list[str], categorical: list[str], rows: int) -> ColumnTransformer:
-    """The scikit-learn preprocessing that is fitted on the training part, for a table of so many rows.
+def pipeline(numeric: list[int], categorical: list[int], rows: int) -> ColumnTransformer:
+    """The scikit-learn preprocessing that is fitted on the training part of so many rows; columns by their places.
 
     Numbers are imputed by the median with an indicator of where, and standardised; categories become one-hot, with
     those rarer than one row in a hundred (at least 2 rows, at most 10), or beyond the 31 most frequent, as one.
@@ -66,19 +67,16 @@ def pipeline(numeric: list[str], categorical: list[str], rows: int) -> ColumnTra
 
 
 def fit(frame: pl.DataFrame, numeric: list[str], categorical: list[str], boolean: list[str]) -> dict[str, Any]:
-    """The fitted numbers of `pipeline` on a training part, as plain values for JSON.
-
-    Raises ProblemError for infinities, and for numbers too large to be squared.
-    """
-    columns = [finite(frame[c]) for c in numeric] + [levels(frame[c], c in boolean) for c in categorical]
-    fitted = pipeline(numeric, categorical, frame.height).fit(pl.DataFrame(columns))
+    """The fitted numbers of `pipeline` on a training part, as plain values for JSON."""
+    columns = [numbers(frame[c]) for c in numeric] + [levels(frame[c], c in boolean) for c in categorical]
+    places = list(range(len(columns)))  # not names: polars would rename a column without one
+    preparation = pipeline(places[: len(numeric)], places[len(numeric) :], frame.height)
+    fitted = preparation.fit(pl.DataFrame(columns))
     state: dict[str, Any] = {"numeric": [], "categorical": []}
     if numeric:
         imputer, scaler = fitted.named_transformers_["numeric"]
         missing = imputer.indicator_.features_.tolist()
         for i, name in enumerate(numeric):
-            if not np.isfinite(scaler.scale_[i]):
-                raise ProblemError(f"column '{name}' holds numbers too large to standardise: rescale it or drop it")
             where = len(numeric) + missing.index(i) if i in missing else None
             state["numeric"].append(
                 {
@@ -104,7 +102,7 @@ def _one_hot(name: str, known: list[str | None], rare: np.ndarray | None, boolea
 
 
 def finite(column: pl.Series) -> pl.Series:
-    """A column as `numbers`. Raises ProblemError for infinities, saying how many.
+    """A column as `numbers`. Raises ProblemError for infinities, saying how many, and for numbers beyond 1e100.
 
     >>> finite(pl.Series("x", [1, None])).to_list()
     [1.0, None]
@@ -113,6 +111,8 @@ def finite(column: pl.Series) -> pl.Series:
     if infinite := int(values.is_infinite().sum()):
         many = "1 infinite value" if infinite == 1 else f"{infinite} infinite values"
         raise ProblemError(f"column '{column.name}' holds {many}: leave them empty (missing) or drop their rows")
+    if (values.abs() > LARGEST).any():
+        raise ProblemError(f"column '{column.name}' holds numbers beyond {LARGEST:.0e}: rescale it or drop it")
     return values
 
 
@@ -142,7 +142,8 @@ def transform(preprocessing: dict[str, Any], frame: pl.DataFrame) -> Tensor:
             indicators.append((values.is_null().to_numpy() - mean) / scale)
     for c in preprocessing["categorical"]:
         one_hot.append(_positions(c, levels(frame[c["column"]], c["boolean"])))
-    columns = [torch.from_numpy(np.asarray(column, np.float32))[:, None] for column in (*filled, *indicators)]
+    with np.errstate(over="ignore"):  # refused below
+        columns = [torch.from_numpy(np.asarray(column, np.float32))[:, None] for column in (*filled, *indicators)]
     inputs = torch.cat([*columns, *one_hot], dim=1)
     if not torch.isfinite(inputs).all():
         raise ProblemError("a number in the table is too large beside those of the training table: correct its row")

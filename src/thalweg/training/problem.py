@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from thalweg.core.errors import ProblemError
 from thalweg.core.network import Loss, Network
-from thalweg.learning.batches import Arrays, Examples, examples
-from thalweg.learning.risk import Metric, metric, of_loss
+from thalweg.learning.batches import Arrays, examples
+from thalweg.learning.risk import answers, metric, of_loss
+from thalweg.training.fingerprint import data_digest, drawn_anew, without_addresses
+
+PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Problem:
     preprocessing: dict[str, Any] | None = None  # what `predict` needs to read a new table
 
     def __post_init__(self) -> None:
-        for part in ("train", "valid", "test"):
+        for part in PARTS:
             given = getattr(self, part)
             if given is None and part != "test":
                 raise ProblemError(f"the problem has no {part} data: give a torch Dataset or a pair (inputs, targets)")
@@ -75,38 +78,92 @@ class Problem:
         return Network(module.train(), self.loss)
 
     def check(self) -> None:
-        """Tries the model, the loss and the metric on a few examples; raises ProblemError with the shapes that clash."""
+        """Tries the model, the loss and the metric, and looks for numbers that are none.
+
+        Raises ProblemError with the shapes that clash, the classes that the model has no output for, or how many NaN
+        and infinities the data in memory hold.
+        """
+        for part in PARTS:
+            if isinstance(data := getattr(self, part), Arrays):
+                _refuse_not_finite(data.inputs, f"{part} inputs")
+                _refuse_not_finite(data.targets, f"{part} targets")
         network = self.network(seed=0)
         batch = self.train.take(torch.arange(min(4, len(self.train))))
-        outputs = self._tried(lambda: network.module(batch.inputs), "the model does not take the inputs", batch.inputs)
-        loss = self._tried(
-            lambda: network.loss(outputs, batch.targets), "the loss does not take the output", outputs, batch.targets
-        )
+        with torch.random.fork_rng(devices=[]):
+            outputs = _tried(lambda: network.module(batch.inputs), "the model does not take the inputs", batch.inputs)
+            self._refuse_missing_classes(outputs)
+            pair = (outputs, batch.targets)
+            loss = _tried(lambda: self.loss(*pair), "the loss does not take the outputs and targets", *pair)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ProblemError(f"the loss gives {shape} for a batch: it must give one number (reduction='mean')")
-        if not torch.isfinite(batch.inputs if batch.inputs.is_floating_point() else loss).all():
-            raise ProblemError("the inputs hold NaN or infinity: fill in or drop them before training")
+            raise ProblemError(f"the loss gives {_said(loss)} for a batch: it must give one number (reduction='mean')")
+        if not loss.requires_grad:
+            raise ProblemError("the loss has no gradient: it must be computed by torch, without detach() or argmax()")
+        if not torch.isfinite(loss):
+            raise ProblemError(f"the loss of a new model is {loss.item()}: scale the inputs and the targets down")
+        outputs, targets = _tried(lambda: answers(network, self.valid), "the model does not take the valid inputs")
+        pair = (outputs, targets)
+        _tried(lambda: self.metric(*pair), "the metric does not take the outputs and targets", *pair)
 
-    def _tried(self, attempt: Callable[[], Any], what: str, *given: Tensor) -> Any:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Using a target size")  # a broadcast that is never meant
-                return attempt()
-        except (RuntimeError, ValueError, TypeError, IndexError, UserWarning) as error:
-            shapes = " and targets ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in given)
-            reason = str(error).strip().splitlines()[0]
-            raise ProblemError(f"{what} {shapes}, of 4 examples: {reason}") from error
+    def _refuse_missing_classes(self, outputs: Any) -> None:
+        """Cross-entropy indexes the outputs by the targets; a class without an output may come late in the data."""
+        entropy = self.loss is nn.functional.cross_entropy or isinstance(self.loss, nn.CrossEntropyLoss)
+        if not entropy or not isinstance(outputs, Tensor) or outputs.dim() < 2:
+            return
+        for part in PARTS:
+            data = getattr(self, part)
+            if isinstance(data, Arrays) and not data.targets.is_floating_point():
+                counted = data.targets[data.targets != getattr(self.loss, "ignore_index", -100)]
+                for wrong in counted[(counted < 0) | (counted >= outputs.shape[1])][:1].tolist():
+                    raise ProblemError(
+                        f"the {part} targets hold class {wrong}, the model gives outputs {tuple(outputs.shape)}: "
+                        f"its last layer has {outputs.shape[1]} outputs, it must have one for each class from 0 on"
+                    )
 
     def fingerprint(self) -> str:
-        """A hash of what makes the problem this one: the data, the model's shape, loss and metric (hex, 16 digits)."""
+        """A hash of what makes the problem this one: data, model, loss and metric (hex, 16 digits).
+
+        The model and the loss count by their layers and by what they answer to a few examples, to three digits, so
+        that two functions of one name differ; the hash is the same in every process.
+        """
         network = self.network(seed=0)
         digest = hashlib.sha256()
-        for part in (self.train, self.valid, self.test):
-            digest.update(_digest(part))
-        described = [list(map(tuple, network.shapes)), network.names, str(network.module), self.metric.name]
-        digest.update(repr([*described, getattr(self.loss, "__name__", str(self.loss))]).encode())
+        for part in PARTS:
+            digest.update(data_digest(getattr(self, part)))
+        shapes = [(name, tuple(shape)) for name, shape in zip(network.names, network.shapes, strict=True)]
+        described = [shapes, without_addresses(network.module), without_addresses(self.loss), self.metric.name]
+        if not drawn_anew(self.train):
+            batch = self.train.take(torch.arange(min(8, len(self.train))))
+            loss = _tried(lambda: self.loss(network.outputs(batch.inputs), batch.targets), "the model fails on", *batch)
+            described.append(f"{float(loss):.3g}")
+        digest.update(repr(described).encode())
         return digest.hexdigest()[:16]
+
+
+def _tried(attempt: Callable[[], Any], what: str, *given: Any) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")  # a broadcast that is never meant
+            return attempt()
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, UserWarning) as error:
+        shapes = " and ".join(_said(value) for value in given)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ProblemError(f"{what}{f' ({shapes})' if given else ''}: {reason}") from error
+
+
+def _said(value: Any) -> str:
+    """A tensor by its shape and dtype, anything else by its type."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _refuse_not_finite(values: Tensor, what: str) -> None:
+    if not values.is_floating_point() or torch.isfinite(values).all():
+        return
+    nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
+    raise ProblemError(
+        f"the {what} hold {nan} NaN and {infinite} infinite numbers: fill them in, or drop their examples"
+    )
 
 
 def _renewed(module: nn.Module) -> nn.Module:
@@ -120,13 +177,3 @@ def _renewed(module: nn.Module) -> nn.Module:
                 "pass a function that builds the model instead of a module"
             )
     return module
-
-
-def _digest(data: Examples | None) -> bytes:
-    if data is None:
-        return b"none"
-    if isinstance(data, Arrays):
-        parts = (data.inputs, data.targets)
-        return b"".join(hashlib.sha256(p.detach().cpu().contiguous().view(torch.uint8).numpy()).digest() for p in parts)
-    first = data.take(torch.arange(min(8, len(data))))
-    return f"{len(data)} {float(first.inputs.double().sum())!r} {float(first.targets.double().sum())!r}".encode()

@@ -17,10 +17,11 @@ SUFFIXES = (*SEPARATORS, *PARQUET)
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
-    """The table in a CSV (.csv, .tsv) or Parquet (.parquet, .pq) file; the columns of a CSV come as text.
+    """The table in a CSV (.csv, .tsv) or Parquet (.parquet, .pq) file.
 
-    The separator of a CSV is the one its header holds most of: comma, semicolon, tab or bar. Raises ProblemError for
-    a file that is missing, empty, cut off, not UTF-8, ragged, or no table, and for two columns of one name.
+    The columns of a CSV come as text, their names without outer blanks; its separator is the one its header holds
+    most of: comma, semicolon, tab or bar. Raises ProblemError for a file that is missing, empty, cut off, not UTF-8,
+    ragged, or no table, and for two columns of one name.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +37,7 @@ def read_table(path: str | Path) -> pl.DataFrame:
         near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
         raise ProblemError(f"there is no file {path}" + (f": did you mean {path.with_name(near[0])}?" if near else ""))
     if kind not in SUFFIXES:
-        raise ProblemError(f"{path} ends in '{kind}': a table is read from {', '.join(SUFFIXES)}; save it as one of these")
+        raise ProblemError(f"{path} ends in '{kind}': give a table as {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise ProblemError(f"{path} is empty: give a table with a header and rows")
     frame = _parquet(path) if kind in PARQUET else _csv(path, SEPARATORS[kind])
@@ -64,7 +65,7 @@ def _csv(path: Path, separators: str) -> pl.DataFrame:
         raise ProblemError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}") from error
     if frame.width > 1:  # blank lines come as rows of nothing
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    return frame
+    return frame.rename(str.strip)
 
 
 def _inspected(path: Path, separators: str) -> str:
@@ -75,7 +76,7 @@ def _inspected(path: Path, separators: str) -> str:
             separator = max(separators, key=header.count)
             file.seek(0)
             rows = csv.reader(file, delimiter=separator, strict=True)
-            names = next(rows)
+            names = [name.strip() for name in next(row for row in rows if row)]
             for row in rows:
                 if row and len(row) != len(names):
                     raise ProblemError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ from thalweg.strategies.averaging import averaged_exponentially
 from thalweg.strategies.clipping import clipped
 from thalweg.strategies.decay import decayed
 from thalweg.strategies.schedules import SCHEDULES, warmed_up
+
+
+_KINDS: dict[str, type] = {
+    "algorithm": str, "steps": Integral, "batch_size": Integral, "knobs": dict, "schedule": str, "warmup": Real,
+    "clip_norm": Real, "ema_decay": Real, "init_gain": Real, "drop_last": bool,
+}  # fmt: skip
+_SAID = {str: "a name", Integral: "a whole number", dict: "a table [knobs]", Real: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Recipe:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         self.rule().check(self.knobs)
         if self.schedule not in SCHEDULES:
             raise AlgorithmError(f"no schedule is called '{self.schedule}': there are {', '.join(sorted(SCHEDULES))}")
@@ -56,6 +66,15 @@ class Recipe:
         ):
             if not good:
                 raise AlgorithmError(f"the recipe says {name} = {value}: it must be positive (warmup: from 0 to under 1)")
+
+    def _check_kinds(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+                raise AlgorithmError(f"the recipe says {name} = {value!r}: it must be {_SAID[kind]}")
+        for name, value in self.knobs.items():
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise AlgorithmError(f"the recipe says {name} = {value!r}: a knob is a finite number")
 
     def rule(self) -> Rule:
         """The algorithm with its strategies around it, a rule like any other."""
@@ -87,12 +106,16 @@ class Recipe:
         """The same recipe but for some fields."""
         return replace(self, **changes)
 
-    def save(self, path: Path, comment: str = "") -> None:
-        """Writes it as TOML."""
+    def text(self, comment: str = "") -> str:
+        """It as TOML, what is None left out."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         knobs = values.pop("knobs")
         lines = "".join(f"# {line}\n" for line in comment.splitlines())
-        path.write_text(lines + tomli_w.dumps({**values, "knobs": knobs}), encoding="utf-8")
+        return lines + tomli_w.dumps({**values, "knobs": knobs})
+
+    def save(self, path: Path, comment: str = "") -> None:
+        """Writes it as TOML."""
+        path.write_text(self.text(comment), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Recipe:

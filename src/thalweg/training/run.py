@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import DivergenceError
+from thalweg.core.rule import Memory
 from thalweg.descend import Step, descend
 from thalweg.execution.kernels import executable
 from thalweg.learning.batches import Batches
@@ -31,7 +32,7 @@ class Run:
     """A run in progress: the network, the rule's memory, the curve so far and the best point of it.
 
     `advance` trains and yields every Step; every `every` steps it measures the validation loss and metric, appends
-    a Point to `curve` and keeps the best parameters (by the metric). Initialisation, data order and dropout are
+    a Point to `curve` and keeps the best parameters (by the metric, then by the loss). Initialisation, data order and dropout are
     functions of `seed`, so that `state` and `load` make a resumed run bit-identical to an uninterrupted one.
 
     Raises DivergenceError, from `advance`, when a loss is not a finite number.
@@ -42,11 +43,11 @@ class Run:
         self.every = every or max(1, recipe.steps // 24)
         self.network = problem.network(seed)
         recipe.initialise(self.network)
-        self.rule, self.execution = executable(recipe.rule(), self.network.theta)
+        self.execution = executable(recipe.rule(), self.network.theta)
+        self.rule = self.execution.rule
         self.batches = Batches(problem.train, recipe.batch_size, seed, recipe.drop_last)
         self.knobs = recipe.schedules()
-        first = {name: knob(0) if callable(knob) else knob for name, knob in self.knobs.items()}
-        self.memory = self.rule.start(self.network.theta, **first)
+        self.memory = self._first_memory()
         self.t = 0
         self.curve: list[Point] = []
         self.best: Point | None = None
@@ -79,14 +80,30 @@ class Run:
         point = Point(self.t, self._sum / self._weight, *risk(self.network, self.problem.valid, self.problem.metric))
         self._sum = self._weight = 0.0
         self.curve.append(point)
-        if self.best is None or self.problem.metric.better(point.valid_metric, self.best.valid_metric):
+        if self.best is None or self._cost(point) < self._cost(self.best):
             self.best, self.best_state = point, self.network.state()
         self.network.theta.copy_(theta)
+
+    def _cost(self, point: Point) -> tuple[float, float]:
+        return self.problem.metric.cost(point.valid_metric), point.valid_loss  # the loss breaks ties of the metric
+
+    def _first_memory(self) -> Memory:
+        first = {name: knob(0) if callable(knob) else knob for name, knob in self.knobs.items()}
+        return self.rule.start(self.network.theta, **first)
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Starts from parameters that were trained before (a network's state) instead of new ones."""
+        self.network.load(state)
+        self.memory = self._first_memory()
 
     def restore_best(self) -> None:
         """Puts the best parameters seen back into the network."""
         if self.best_state:
             self.network.load(self.best_state)
+
+    def keep_last(self) -> None:
+        """Puts the parameters that the run ended with into the network: the average, for an averaged rule."""
+        self.network.theta.copy_(self.rule.answer(self.network.theta.clone(), self.memory))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the future of the run depends on: tensors, and values for JSON."""

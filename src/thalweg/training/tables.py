@@ -1,9 +1,9 @@
-"""A problem from a table: what to predict is inferred and said, the preprocessing is fitted on the training part only."""
+"""A problem from a table: what to predict is inferred and said, preprocessing is fitted on the training part only."""
 
 from __future__ import annotations
 
-import math
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from thalweg.core.errors import ProblemError
 from thalweg.learning.risk import accuracy, rmse_in_units
 from thalweg.training.columns import Target, features, refuse_unsupported, row_numbers, target_of
-from thalweg.training.preprocessing import decode, encode, finite, fit, transform, width
+from thalweg.training.preprocessing import decode, encode, fit, transform, width
 from thalweg.training.problem import Problem
 
 __all__ = ["chance", "decode", "encode", "from_table", "mlp", "partition", "rebuilt", "split", "transform"]
@@ -44,29 +44,33 @@ def from_table(frame: pl.DataFrame, target: str, seed: int = 0, name: str = "tab
     numbering = row_numbers(frame.drop(target))
     frame = frame.filter(answer.given)
     parts = split(frame.height, seed, answer.values if answer.task == "classification" else None)
-    train = frame[parts[0]]
-    columns, notes = features(train.drop(target), numbering)
+    columns, notes = features(frame.drop(target), parts[0], numbering)
     if not columns.numeric + columns.categorical:
         why = "; ".join(notes) or "it is the only column"
         raise ProblemError(f"there is no column to learn '{target}' from: {why}")
-    for column in columns.numeric:
-        finite(frame[column])
-    state = {"target": target, "task": answer.task, **_scale(answer, parts[0]), **fit(train, *columns)}
-    state["layers"] = _layers(width(state), len(answer.labels) or 1, train.height)
-    pairs = [(transform(state, frame[rows]), encode(state, frame[rows])) for rows in parts]
-    batch_size = 32 if train.height < 5000 else 128
+    state = {"target": target, "task": answer.task, **_scale(answer, parts[0]), **fit(frame[parts[0]], *columns)}
+    state["layers"] = _layers(width(state), len(answer.labels) or 1, len(parts[0]))
+    train, valid, test = [(transform(state, frame[rows]), encode(state, frame[rows])) for rows in parts]
+    batch_size = 32 if len(parts[0]) < 5000 else 128
     regression = answer.task == "regression"
     how = "at random" if regression else "stratified by class"
     return Problem(
         partial(mlp, state["layers"]),
-        *pairs,
+        train,
+        valid,
+        test,
         loss=nn.functional.mse_loss if regression else nn.functional.cross_entropy,
         metric=rmse_in_units(state["scale"]) if regression else accuracy,
         name=name,
-        epochs=min(100, max(5, round(1500 * batch_size / train.height))),
+        epochs=min(100, max(5, round(1500 * batch_size / len(parts[0])))),
         batch_size=batch_size,
-        chance=chance(pairs[0][1]),
-        about={"task": answer.task, "target": target, "notes": answer.notes + notes, "split": partition(parts, seed, how)},
+        chance=chance(train[1]),
+        about={
+            "task": answer.task,
+            "target": target,
+            "notes": answer.notes + notes,
+            "split": partition(parts, seed, how),
+        },
         preprocessing=state,
     )
 
@@ -75,12 +79,10 @@ def _scale(answer: Target, train: np.ndarray) -> dict[str, Any]:
     """What `encode` and `decode` need of the target: the labels in order, or the training part's mean and scale."""
     if answer.task == "classification":
         return {"labels": answer.labels, "boolean": answer.boolean}
-    with np.errstate(over="ignore"):
-        mean, scale = float(answer.values[train].mean()), float(answer.values[train].std())
-    if scale == 0 or not math.isfinite(scale):
+    mean, scale = float(answer.values[train].mean()), float(answer.values[train].std())
+    if scale == 0:
         raise ProblemError(
-            f"the target '{answer.name}' varies by {scale:.3g} over the training rows: "
-            "give more rows in which it differs, or rescale it"
+            f"the target '{answer.name}' is {mean:g} in all training rows: give more rows in which it differs"
         )
     return {"mean": mean, "scale": scale}
 
@@ -102,7 +104,7 @@ def mlp(layers: list[int]) -> nn.Sequential:
     torch.Size([5, 2])
     """
     modules: list[nn.Module] = []
-    for before, after in zip(layers[:-1], layers[1:], strict=True):
+    for before, after in pairwise(layers):
         modules += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*modules[:-1])
 

@@ -1,0 +1,50 @@
+"""The catalogue: every algorithm under its name, with its section of the book and what it is in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from types import ModuleType
+from typing import NamedTuple
+
+from thalweg.adaptive import adagrad, adam, adamw, nadam, rmsprop, rmsprop_nesterov
+from thalweg.basic import momentum, nesterov, sgd
+from thalweg.core.errors import AlgorithmError
+from thalweg.core.rule import Rule
+from thalweg.modern import lion
+
+
+class Algorithm(NamedTuple):
+    """A rule, and where it stands: the section of the book ("after 8.5" for what came since) and a sentence."""
+
+    name: str
+    rule: Rule
+    section: str
+    summary: str
+
+
+def _described(module: ModuleType) -> Algorithm:
+    """Read off a module that is called as its rule, its section in brackets in the first line of its docstring."""
+    name = module.__name__.rpartition(".")[2]
+    rule: Rule = getattr(module, name)
+    section = re.search(r"\((.*)\)", (module.__doc__ or "").splitlines()[0])
+    if section is None:
+        raise AlgorithmError(f"the docstring of {module.__name__} names no section of the book in its first line")
+    return Algorithm(name, rule, section[1].replace("section ", ""), rule.doc.splitlines()[0])
+
+
+_MODULES = (sgd, momentum, nesterov, adagrad, rmsprop, rmsprop_nesterov, adam, adamw, nadam, lion)
+ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in map(_described, _MODULES)}
+
+
+def algorithm(name: str) -> Algorithm:
+    """The algorithm of that name; an AlgorithmError for an unknown one says which there are.
+
+    >>> algorithm("adam").section, algorithm("adam").summary
+    ('8.5.3', 'Adam (Algorithm 8.7); m and v are the first and second moments, t the step.')
+    """
+    if name not in ALGORITHMS:
+        close = difflib.get_close_matches(name.lower(), ALGORITHMS, n=1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        raise AlgorithmError(f"no algorithm is called '{name}'{meant}: there are {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]

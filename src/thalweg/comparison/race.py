@@ -1,0 +1,291 @@
+"""The race: screening with halving, refinement near the survivors, widening at the edges, confirmation."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from thalweg.comparison.plan import MOST_SEEDS, REFINEMENT, SCREENING, SEEDS, Plan, survivors
+from thalweg.comparison.search import Search
+from thalweg.comparison.study import Record, Trial
+from thalweg.comparison.trial import Task
+from thalweg.core.errors import StorageError
+from thalweg.execution.pool import Failure, Pool
+from thalweg.learning.risk import Metric
+from thalweg.training.recipe import Recipe
+
+CONTROLS = 1 / 24  # of the trials that are cut, run to their end all the same
+_SCREENING, _REFINEMENT, _WIDENING, _CONFIRMATION, _FINAL = range(5)
+
+
+class Event(NamedTuple):
+    """Progress: `done` of `total` runs of a stage, and what was last seen."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Progress = Callable[[Event], None]
+
+
+@dataclass
+class Race:
+    """A comparison in progress. Every result is on disk before the next is waited for; what is there is not redone."""
+
+    record: Record
+    pool: Pool
+    plan: Plan
+    metric: Metric
+    searches: Mapping[str, Search]  # per algorithm
+    seed: int
+    states: Path  # the folder of interrupted trials
+    progress: Progress
+    time_left: Callable[[], float] | None  # seconds of wall time; None for a budget in trials
+    workers: int
+
+    def __post_init__(self) -> None:
+        self.done = {trial.key: trial for trial in self.record.trials()}
+
+    def seed_of(self, stage: int, i: int = 0) -> int:
+        """A seed of its own for each stage (and repeat): screening and confirmation never meet."""
+        return int(np.random.SeedSequence([self.seed, stage, i]).generate_state(1)[0])
+
+    def all(self, stage: str) -> list[Trial]:
+        """The trials of a stage so far."""
+        return [trial for trial in self.done.values() if trial.stage == stage]
+
+    # The stages
+
+    def screen(self) -> None:
+        """Each algorithm at its defaults, then at quasi-random points of its space, in short runs."""
+        n, rungs = self.plan.rounds[0], self.plan.rungs(SCREENING)
+        points = {
+            name: [recipe.with_(steps=rungs[-1]) for recipe in search.screening(n, self.seed_of(_SCREENING, 1 + i))]
+            for i, (name, search) in enumerate(self.searches.items())
+        }
+        self._halve("screening", points, rungs, _SCREENING)
+
+    def refine(self) -> None:
+        """Each algorithm again, from a new seed, in whole runs, at and near its two best points."""
+        n = self._affordable(self.plan.rounds[1])
+        if n:
+            points = {
+                name: search.refinement(
+                    self.ended(name, "screening"), self.upper(name), n, self.seed_of(_REFINEMENT, 1 + i)
+                )
+                for i, (name, search) in enumerate(self.searches.items())
+            }
+            self._halve("refinement", points, self.plan.rungs(REFINEMENT), _REFINEMENT)
+
+    def widen(self) -> None:
+        """Where the best lr lies at the edge of its space: further points beyond, while that helps."""
+        n = max(2, self.plan.trials // 8)
+        for attempt in range(2):
+            points = {
+                name: beyond
+                for name, search in self.searches.items()
+                if (beyond := search.beyond(self.ended(name, *WHOLE), self.upper(name), n))
+            }
+            if not points or (self.time_left and self.time_left() < self._seconds(n * len(points) + self._reserve())):
+                return
+            seeds = self.seed_of(_WIDENING, attempt)
+            trials = [
+                Trial(f"widening/{name}/{attempt}{i:02d}", "widening", name, recipe, seeds)
+                for name, recipes in points.items()
+                for i, recipe in enumerate(recipes)
+            ]
+            self._run("widening", trials, self.plan.steps)
+
+    def confirm(self) -> None:
+        """The best of each algorithm on fresh seeds, for initialisation and data order both."""
+        finalists = {name: best.recipe for name in self.searches if (best := self.best(name)) is not None}
+        seeds = self._decided("seeds", lambda: self._seeds(len(finalists)))
+        trials = [
+            Trial(f"confirmation/{name}/{i:02d}", "confirmation", name, recipe, self.seed_of(_CONFIRMATION, i))
+            for i in range(seeds)
+            for name, recipe in finalists.items()
+        ]
+        self._run("confirmation", trials, self.plan.steps)
+
+    def finish(self, name: str, recipe: Recipe) -> Trial:
+        """The final run's record: one more fresh seed (the training itself is `fit`'s)."""
+        return Trial(f"final/{name}", "final", name, recipe, self.seed_of(_FINAL))
+
+    def ended(self, name: str, *stages: str) -> list[Trial]:
+        """The trials of an algorithm that came to the end of their runs in some stages, best first."""
+        ended = [t for t in self.done.values() if t.algorithm == name and t.stage in stages and t.outcome == "finished"]
+        return sorted(ended, key=lambda t: (t.cost(self.metric), t.key))
+
+    def best(self, name: str) -> Trial | None:
+        """The best whole run of an algorithm before confirmation; None where all diverged or failed."""
+        return next(iter(self.ended(name, *WHOLE)), None)
+
+    def upper(self, name: str) -> float:
+        """Where in its space an algorithm is known to diverge: the smallest such lr above its best one's, or inf."""
+        diverged = [t for t in self.done.values() if t.algorithm == name and t.outcome == "diverged"]
+        return self.searches[name].upper(self.best(name), diverged)
+
+    def pruning(self) -> dict[str, Any]:
+        """What cutting loses, as far as the controls tell: how many would have beaten their algorithm's survivors."""
+        controls = [t for t in self.done.values() if t.control and t.outcome == "finished"]
+        won = 0
+        for control in controls:
+            rivals = [
+                t
+                for t in self.all(control.stage)
+                if t.algorithm == control.algorithm and t.outcome == "finished" and not t.control
+            ]
+            won += bool(rivals) and control.cost(self.metric) < min(t.cost(self.metric) for t in rivals)
+        cut = sum(t.outcome == "cut" for t in self.done.values()) + len(controls)
+        if not controls:
+            text = (
+                f"{cut} trials were cut early; none was run to its end to check." if cut else "No trial was cut early."
+            )
+            return {"text": text, "controls": 0, "would_have_won": 0, "low": 0.0, "high": 1.0}
+        low, high = stats.binomtest(won, len(controls)).proportion_ci(0.95)
+        text = (
+            f"{cut} trials were cut early. {len(controls)} of them, drawn at random, were run to their end all the "
+            f"same: {won} would have beaten the survivors of its algorithm (95 % interval of the share: "
+            f"{low:.0%} to {high:.0%})."
+        )
+        return {
+            "text": text, "controls": len(controls), "would_have_won": won, "low": float(low), "high": float(high)
+        }  # fmt: skip
+
+    # Running
+
+    def _halve(self, stage: str, points: Mapping[str, Sequence[Recipe]], rungs: list[int], number: int) -> None:
+        """Runs the points from one seed, cutting each algorithm's to its best at every rung; some cut ones go on."""
+        alive = [
+            Trial(f"{stage}/{name}/{i:03d}", stage, name, recipe, self.seed_of(number))
+            for name, recipes in points.items()
+            for i, recipe in enumerate(recipes)
+        ]
+        cut: list[Trial] = []
+        for rung in rungs:
+            ended = self._run(stage, alive, rung)
+            if rung == rungs[-1]:
+                break
+            by_algorithm: dict[str, list[Trial]] = defaultdict(list)
+            for trial in ended:
+                by_algorithm[trial.algorithm].append(trial)
+            alive = []
+            for trials in by_algorithm.values():
+                ranked = sorted(trials, key=lambda t: (t.cost(self.metric, rung), t.key))
+                kept = survivors(len(ranked))
+                alive += [t for t in ranked[:kept] if math.isfinite(t.cost(self.metric, rung)[0])]
+                cut += [t for t in ranked[kept:] if t.outcome not in ("diverged", "failed")]
+        self._controls(stage, cut, rungs, number)
+
+    def _controls(self, stage: str, cut: list[Trial], rungs: list[int], number: int) -> None:
+        cut = sorted(cut, key=lambda t: t.key)
+        chosen: set[int] = set()
+        if cut:
+            drawn = np.random.default_rng([self.seed, number]).permutation(len(cut))
+            chosen = set(drawn[: max(1, round(len(cut) * CONTROLS))].tolist())
+        self._run(stage, [replace(cut[i], control=True) for i in sorted(chosen)], rungs[-1])
+        for i, trial in enumerate(cut):
+            if i not in chosen and self.done[trial.key].outcome == "running":
+                self._keep(replace(self.done[trial.key], outcome="cut"))
+                self._state(trial).unlink(missing_ok=True)
+
+    def _run(self, stage: str, trials: Sequence[Trial], until: int) -> list[Trial]:
+        """Brings trials up to a step, skipping what the record has; returns them as they then are, in order."""
+        missing = [t for t in trials if not self._reached(t, until)]
+        tasks = [Task(self._known(t), until, self.plan.every, self._state(t)) for t in missing]
+        done = len(trials) - len(missing)
+        self.progress(Event(stage, done, len(trials)))
+        for task, result in self.pool.run(tasks):
+            if isinstance(result, Failure):
+                if isinstance(result.error, StorageError):  # a full disk is everybody's
+                    raise result.error
+                result = replace(task.trial, outcome="failed", steps=task.trial.steps + 1, message=result.message)
+            self._keep(result)
+            done += 1
+            self.progress(Event(stage, done, len(trials), self._note(result)))
+        return [self.done[t.key] for t in trials]
+
+    def _known(self, trial: Trial) -> Trial:
+        """The trial with what the record knows of it; from the start where its state was lost."""
+        known = self.done.get(trial.key)
+        if known is None or not self._state(trial).is_file():
+            return trial if known is None else replace(trial, cpu_seconds=known.cpu_seconds)
+        return replace(known, control=trial.control)
+
+    def _reached(self, trial: Trial, until: int) -> bool:
+        known = self.done.get(trial.key)
+        if known is None:
+            return False
+        if known.outcome == "cut":
+            return not trial.control
+        return known.outcome in ("diverged", "failed", "finished") or known.steps >= until
+
+    def _keep(self, trial: Trial) -> None:
+        self.record.write(trial)
+        self.done[trial.key] = trial
+
+    def _state(self, trial: Trial) -> Path:
+        return self.states / f"{trial.key.replace('/', '-')}.safetensors"
+
+    def _note(self, trial: Trial) -> str:
+        point = trial.best(self.metric)
+        what = (
+            f"{self.metric.name} {point.valid_metric:.4g}" if point and trial.outcome != "diverged" else trial.outcome
+        )
+        return f"{trial.algorithm}: {what}"
+
+    # Time
+
+    def _seconds(self, runs: float) -> float:
+        """Wall seconds that so many whole runs take, from those that were seen."""
+        steps = sum(t.steps for t in self.done.values())
+        spent = sum(t.cpu_seconds for t in self.done.values())
+        return runs * self.plan.steps * spent / max(steps, 1) / self.workers
+
+    def _reserve(self) -> float:
+        return len(self.searches) * SEEDS + self.workers
+
+    def _affordable(self, n: int) -> int:
+        """As many trials of an algorithm, up to n, as the time allows beside confirmation."""
+        if self.time_left is None:
+            return n
+        return int(
+            self._decided(
+                "refinement",
+                lambda: max(
+                    (
+                        k
+                        for k in range(n + 1)
+                        if self._seconds(self.plan.cost(k, REFINEMENT) * len(self.searches) + self._reserve())
+                        <= self.time_left()
+                    ),
+                    default=0,
+                ),
+            )
+        )
+
+    def _seeds(self, finalists: int) -> int:
+        if self.time_left is None:
+            return self.plan.seeds
+        affordable = int(self.time_left() / max(self._seconds(finalists), 1e-9) - self.workers / max(finalists, 1))
+        return max(SEEDS, min(affordable, MOST_SEEDS))
+
+    def _decided(self, name: str, decide: Callable[[], int]) -> int:
+        """A decision that a clock had a part in: taken once, and kept for a study that goes on."""
+        decisions = self.record.facts().get("decisions", {})
+        if name not in decisions:
+            decisions[name] = decide()
+            self.record.note("decisions", decisions)
+        return int(decisions[name])
+
+
+WHOLE = ("refinement", "widening")  # the stages of whole runs that an algorithm's best is chosen from

@@ -1,0 +1,68 @@
+"""What a comparison gives: the study, read from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.comparison.study import Record, Trial
+from thalweg.comparison.verdict import Verdict, judge
+from thalweg.core.errors import StorageError
+from thalweg.learning.risk import Metric
+from thalweg.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished or stopped comparison, as its folder records it.
+
+    `facts` holds what was written along the way: "problem", "settings", "sanity", "plan", "decisions", "pruning",
+    "remarks", "final", "machine", "times".
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+    trials: list[Trial]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Study:
+        """Reads a study. Raises StorageError where there is none."""
+        folder = Path(folder)
+        if not (folder / "study.db").is_file():
+            raise StorageError(f"there is no study in {folder}: compare writes one (its --out)")
+        record = Record(folder / "study.db")
+        try:
+            return cls(folder, record.facts(), record.trials())
+        finally:
+            record.close()
+
+    @property
+    def metric(self) -> Metric:
+        """The metric's name and direction (the function itself stays with the problem)."""
+        described = self.facts["problem"]["metric"]
+        return Metric(described["name"], _not_here, described["higher_is_better"])
+
+    def of(self, stage: str) -> list[Trial]:
+        """The trials of a stage, in order."""
+        return [trial for trial in self.trials if trial.stage == stage]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict on the confirmation runs. Raises StorageError for a study that has not come so far."""
+        confirmations = [t for t in self.of("confirmation") if t.outcome != "running"]
+        if not confirmations:
+            raise StorageError(f"the study in {self.folder} has no verdict yet: type the same command to go on")
+        return judge(confirmations, self.metric)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recommended recipe."""
+        return next(s.recipe for s in self.verdict.standings if s.algorithm == self.verdict.recommended)
+
+
+def _not_here(outputs: Tensor, targets: Tensor) -> float:
+    raise NotImplementedError("a study read from its folder knows its metric's name, not its function")

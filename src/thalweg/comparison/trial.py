@@ -1,0 +1,59 @@
+"""A trial's work, done in a process of the pool: train up to a rung, keep the state, say what came of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from thalweg.comparison.study import Trial
+from thalweg.core.errors import DivergenceError
+from thalweg.training.checkpoint import load_state, save_state
+from thalweg.training.problem import Problem
+from thalweg.training.run import Run
+
+
+class Task(NamedTuple):
+    """Train `trial` up to step `until`, measuring every `every` steps, from `state` where that file exists."""
+
+    trial: Trial
+    until: int
+    every: int
+    state: Path
+
+
+class Orphaned(Exception):
+    """The process that asked for a trial is gone: nobody waits for it any more."""
+
+
+def worker(problem: Problem) -> Callable[[Task], Trial]:
+    """What the pool's processes do with a Task."""
+    parent = os.getpid()
+
+    def train(task: Task) -> Trial:
+        started = time.process_time()
+        trial = task.trial
+        run = Run(problem, trial.recipe, trial.seed, task.every)
+        if task.state.is_file():
+            run.load(*load_state(task.state))
+        outcome, message = "finished", ""
+        try:
+            for step in run.advance(task.until):
+                if step.t % task.every == 0 and os.getppid() != parent and os.getpid() != parent:
+                    raise Orphaned(trial.key)
+        except DivergenceError as error:
+            outcome, message = "diverged", str(error)
+        if outcome == "finished" and task.until < trial.recipe.steps:
+            outcome = "running"
+            save_state(task.state, *run.state())
+        else:
+            task.state.unlink(missing_ok=True)
+        spent = trial.cpu_seconds + time.process_time() - started
+        return replace(
+            trial, outcome=outcome, message=message, steps=run.t, curve=run.curve, cpu_seconds=round(spent, 4)
+        )
+
+    return train

@@ -1,0 +1,81 @@
+"""Learning curves: what each run on a fresh seed made of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from thalweg.comparison.result import Study
+from thalweg.comparison.study import Trial
+from thalweg.report.panels import Figure, Line, Mark, Panel, Series, Table, Variant, path, spread
+from thalweg.report.readings import Reading, everything
+from thalweg.report.scales import Tick, linear
+from thalweg.report.words import number
+from thalweg.training.run import Point
+
+_LABEL = 4.6  # percent of the height that a label at a curve's end takes
+
+Runs = Mapping[str, Sequence[Trial]]  # the runs of each algorithm
+
+
+def learning_curves(study: Study, colours: Mapping[str, int]) -> Figure | None:
+    """The validation metric and losses over the steps of the confirmation runs: seeds thin, their median thick."""
+    runs: dict[str, list[Trial]] = defaultdict(list)
+    for trial in study.of("confirmation"):
+        if trial.curve:
+            runs[trial.algorithm].append(trial)
+    if not runs:
+        return None
+    ordered = {name: runs[name] for name in sorted(runs, key=colours.__getitem__)}
+    return Figure(
+        "curves",
+        "Learning curves",
+        "Thin lines are the runs on fresh seeds, the thick line their median.",
+        "wide",
+        [Variant(r.label, [_curves(ordered, colours, r)], "step", r.name) for r in everything(study)],
+        _table(ordered, study.metric.name),
+    )
+
+
+def _curves(runs: Runs, colours: Mapping[str, int], reading: Reading) -> Panel:
+    of = reading.of
+    points = [p for trials in runs.values() for trial in trials for p in trial.curve]
+    x = linear([p.t for p in points], zero=True, padding=0)
+    y = reading.upwards([of(p) for p in points])
+    series, ends = [], []
+    for algorithm, trials in runs.items():
+        seeds = [[(x.at(p.t), y.at(of(p))) for p in trial.curve if math.isfinite(of(p))] for trial in trials]
+        middle = _median_curve(trials, of)
+        lines = [Line(path(seed), "thin") for seed in seeds if len(seed) > 1]
+        lines.append(Line(path((x.at(t), y.at(median(v))) for t, v in middle), "thick"))
+        marks = [Mark(x.at(t), y.at(median(v)), _said(algorithm, reading.label, t, v)) for t, v in middle]
+        series.append(Series(algorithm, colours[algorithm], lines, marks))
+        if middle:
+            ends.append((Tick(y.at(median(middle[-1][1])), algorithm), colours[algorithm]))
+    apart = spread([tick for tick, _ in ends], _LABEL)
+    return Panel("", x.ticks, y.ticks, series, ends=list(zip(apart, (c for _, c in ends), strict=True)))
+
+
+def _median_curve(trials: Sequence[Trial], of: Callable[[Point], float]) -> list[tuple[int, list[float]]]:
+    at: dict[int, list[float]] = defaultdict(list)
+    for trial in trials:
+        for point in trial.curve:
+            if math.isfinite(of(point)):
+                at[point.t].append(of(point))
+    return sorted(at.items())
+
+
+def _said(algorithm: str, name: str, t: int, values: Sequence[float]) -> str:
+    seeds = f" ({len(values)} seeds: {number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
+    return f"{algorithm}, step {t}: {name} {number(median(values))}{seeds}"
+
+
+def _table(runs: Runs, name: str) -> Table:
+    rows = [
+        [algorithm, str(t), number(median(values)), number(min(values)), number(max(values))]
+        for algorithm, trials in runs.items()
+        for t, values in _median_curve(trials, lambda p: p.valid_metric)
+    ]
+    return Table(["algorithm", "step", f"median {name}", "lowest seed", "highest seed"], rows)

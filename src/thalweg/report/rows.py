@@ -1,0 +1,165 @@
+"""Figures with a row per algorithm: the ranking with its intervals, time to target, and the three-way trade-off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median, stdev
+
+from thalweg.comparison.result import Study
+from thalweg.comparison.study import Trial
+from thalweg.comparison.verdict import Standing, Verdict, steps_to
+from thalweg.report.panels import Figure, Guide, Line, Mark, Panel, Series, Table, Variant, path
+from thalweg.report.scales import TICKS, Scale, Tick, linear
+from thalweg.report.words import NOTHING, number, probability, share
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: seeds' values (small), the one that counts (large), perhaps an interval, and what is written beside."""
+
+    algorithm: str
+    values: Sequence[float]
+    centre: float | None
+    beside: str
+    interval: tuple[float, float] | None = None
+    text: str = ""
+
+
+def _panel(title: str, rows: Sequence[Row], colours: dict[str, int], x: Scale, guides: Sequence[Guide] = ()) -> Panel:
+    height = 100 / len(rows)
+    series, y_ticks, ends = [], [], []
+    for i, row in enumerate(rows):
+        y = round((i + 0.5) * height, 2)
+        marks = [Mark(x.at(v), y, f"{row.algorithm}: a seed at {number(v)}") for v in row.values if math.isfinite(v)]
+        lines = []
+        if row.interval is not None:
+            lines.append(Line(path((x.at(v), y) for v in row.interval), "interval"))
+        if row.centre is not None and math.isfinite(row.centre):
+            marks.append(Mark(x.at(row.centre), y, row.text or f"{row.algorithm}: {row.beside}", "large"))
+        series.append(Series(row.algorithm, colours[row.algorithm], lines, marks))
+        y_ticks.append(Tick(y, row.algorithm))
+        ends.append((Tick(y, row.beside), colours[row.algorithm]))
+    return Panel(title, x.ticks, y_ticks, series, list(guides), ends)
+
+
+def ranking(verdict: Verdict, name: str, colours: dict[str, int]) -> Figure:
+    """The metric of each algorithm's best recipe on fresh seeds, with 95 % intervals."""
+    rows = [_ranked(s, name) for s in verdict.standings]
+    label = f"validation {name}"
+    variants = [Variant("all", [_panel("", rows, colours, _around(rows))], label)]
+    near = rows[: max(3, math.ceil(len(rows) / 2))]
+    if len(near) < len(rows) and _width(near) < _width(rows) / 3:
+        variants.insert(0, Variant(f"the best {len(near)}", [_panel("", near, colours, _around(near))], label))
+    head = ["algorithm", f"mean {name}", "95 % interval", "seeds", "p (corrected)", "as good as the best", "diverged"]
+    table = [
+        [
+            s.algorithm, number(s.mean), f"{number(s.low)} to {number(s.high)}", str(len(s.values)),
+            NOTHING if s is verdict.standings[0] else probability(s.p), "yes" if s.algorithm in verdict.tied else "no",
+            share(s.diverged, s.diverged + len(s.values)),
+        ]
+        for s in verdict.standings
+    ]  # fmt: skip
+    caption = "The large point is the mean over fresh seeds, the bar its 95 % interval, the small points the seeds."
+    return Figure("ranking", "Ranking", caption, "rows", variants, Table(head, table))
+
+
+def _ranked(s: Standing, name: str) -> Row:
+    interval = (s.low, s.high) if math.isfinite(s.low) else None
+    said = f", 95 % interval {number(s.low)} to {number(s.high)}" if interval else ""
+    text = f"{s.algorithm}: mean {name} {number(s.mean)} over {len(s.values)} seeds{said}"
+    return Row(s.algorithm, s.values, s.mean, number(s.mean), interval, text)
+
+
+def targets(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure | None:
+    """How soon each algorithm's runs are as good as the target, in steps and in CPU seconds."""
+    runs = _confirmations(study, verdict)
+    if not any(s.reached for s in verdict.standings):
+        return None
+    variants, columns = [], {}
+    for name, unit in (("steps", 0), ("CPU seconds", 1)):
+        rows = []
+        for algorithm, trials in runs.items():
+            hits = [hit[unit] for t in trials if (hit := _hit(t, study, verdict.target)) is not None]
+            beside = number(median(hits)) if hits else "never"
+            few = f" ({share(len(hits), len(trials))})" if 0 < len(hits) < len(trials) else ""
+            text = (
+                f"{algorithm}: median {beside} {name} to the target, reached by {share(len(hits), len(trials))} seeds"
+            )
+            rows.append(Row(algorithm, hits, median(hits) if hits else None, beside + few, None, text))
+        variants.append(Variant(name, [_panel("", rows, colours, _around(rows, zero=True))], f"{name} to the target"))
+        columns[name] = [row.beside for row in rows]
+    table = [
+        [s.algorithm, share(s.reached, len(runs[s.algorithm])), *cells]
+        for s, *cells in zip(verdict.standings, *columns.values(), strict=True)
+    ]
+    caption = (
+        f"When a run first validates at {study.metric.name} {number(verdict.target)}, the median over all algorithms: "
+        "large points are medians over seeds, small points the seeds. Further left is faster."
+    )
+    head = ["algorithm", "seeds that reached it", "median steps", "median CPU seconds"]
+    return Figure("target", "Time to target", caption, "rows", variants, Table(head, table))
+
+
+def _hit(trial: Trial, study: Study, target: float) -> tuple[float, float] | None:
+    """Steps and CPU seconds until a run reached the target; None where it did not."""
+    t = steps_to(trial, study.metric, target)
+    return None if t is None else (float(t), trial.cpu_seconds * t / max(trial.steps, 1))
+
+
+def trade_offs(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure:
+    """Speed, stability and generalisation beside each other: the three that no algorithm has all of."""
+    runs = _confirmations(study, verdict)
+    ends = {a: [p for t in trials if (p := t.best(study.metric)) is not None] for a, trials in runs.items()}
+    hits = {a: [h for t in trials if (h := _hit(t, study, verdict.target))] for a, trials in runs.items()}
+    spent = {s.algorithm: [t for t in study.trials if t.algorithm == s.algorithm] for s in verdict.standings}
+    failed = {a: sum(t.outcome in ("diverged", "failed") for t in trials) for a, trials in spent.items()}
+    measures: dict[str, dict[str, float | None]] = {
+        "Speed: steps to target": {a: _median([h[0] for h in found]) for a, found in hits.items()},
+        "Speed: CPU seconds to target": {a: _median([h[1] for h in found]) for a, found in hits.items()},
+        "Stability: spread over seeds": {
+            s.algorithm: stdev(s.values) if len(s.values) > 1 else None for s in verdict.standings
+        },
+        "Stability: diverged trials": {a: failed[a] / len(spent[a]) for a in spent},
+        "Generalisation: loss gap": {a: _median([p.valid_loss - p.train_loss for p in ends[a]]) for a in runs},
+        "Generalisation: validation loss": {a: _median([p.valid_loss for p in ends[a]]) for a in runs},
+    }
+    panels = []
+    for title, of in measures.items():
+        rows = [_lollipop(algorithm, value, title) for algorithm, value in of.items()]
+        panels.append(_panel(title, rows, colours, _around(rows, zero=True, ticks=3)))
+    table = [[a, *(number(of[a]) for of in measures.values())] for a in runs]
+    caption = (
+        f"Less is better in each. Spread: the standard deviation of {study.metric.name} over fresh seeds. Diverged: "
+        "the share of all trials that diverged or failed. Loss gap: validation minus training loss at a run's best."
+    )
+    head = ["algorithm", *measures]
+    return Figure("tradeoffs", "Trade-offs", caption, "measures", [Variant("", panels, "")], Table(head, table))
+
+
+def _lollipop(algorithm: str, value: float | None, title: str) -> Row:
+    stem = None if value is None or not math.isfinite(value) else (0.0, value)
+    beside = number(value, 3)
+    return Row(algorithm, [], value, beside, stem, f"{algorithm}, {title[0].lower()}{title[1:]}: {beside}")
+
+
+def _confirmations(study: Study, verdict: Verdict) -> dict[str, list[Trial]]:
+    """The confirmation runs that the verdict judged, best algorithm first."""
+    ended = [t for t in study.of("confirmation") if t.outcome != "running"]
+    return {s.algorithm: [t for t in ended if t.algorithm == s.algorithm] for s in verdict.standings}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    finite = [v for v in values if math.isfinite(v)]
+    return median(finite) if finite else None
+
+
+def _around(rows: Sequence[Row], zero: bool = False, ticks: int = TICKS) -> Scale:
+    values = [v for row in rows for v in (*row.values, *(row.interval or ()))]
+    return linear([*values, *(row.centre for row in rows if row.centre is not None)], zero=zero, ticks=ticks)
+
+
+def _width(rows: Sequence[Row]) -> float:
+    values = [v for row in rows for v in row.values if math.isfinite(v)]
+    return max(values) - min(values) if values else 0.0

@@ -1,0 +1,189 @@
+"""What the command line shows: a calm bar while it works (a line now and then where there is no terminal), and tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
+
+from thalweg.comparison.plan import duration
+
+if TYPE_CHECKING:
+    from thalweg.comparison.race import Event
+    from thalweg.comparison.result import Study
+    from thalweg.training.fit import Moment
+
+REFRESH = 0.1  # seconds between two redrawings of a bar
+QUIET = 10.0  # seconds between two lines where there is no terminal
+STAGES = {"train": "training", "retrain": "retraining", "continue": "continuing"}
+
+
+@contextmanager
+def fit_progress(console: Console, metric: str) -> Iterator[Callable[[Moment], None]]:
+    """Shows a fit: steps, loss, the metric, speed and time left."""
+    with _shown(console) as show:
+        clock = _Clock()
+        last: Moment | None = None
+
+        def draw(moment: Moment) -> None:
+            seen = [f"loss {moment.loss:.4g}"]
+            if moment.point is not None:
+                seen.append(f"{metric} {moment.point.valid_metric:.4g}")
+            show.at(STAGES[moment.stage], moment.t, moment.steps, [*seen, *clock.pace(moment.t, moment.steps)])
+
+        def tell(moment: Moment) -> None:
+            nonlocal last
+            if moment.note:
+                console.print(f"[dim]{escape(moment.note)}[/dim]", soft_wrap=True, highlight=False)
+                return
+            if last is None or moment.stage != last.stage:
+                if last is not None:
+                    draw(last)
+                clock.start(moment.t)
+            if show.due():
+                draw(moment)
+            last = moment
+
+        try:
+            yield tell
+        finally:
+            if last is not None:
+                draw(last)
+
+
+@contextmanager
+def compare_progress(console: Console) -> Iterator[Callable[[Event], None]]:
+    """Shows a comparison: its sanity and plan in words, then each stage's runs."""
+    with _shown(console) as show:
+
+        def tell(event: Event) -> None:
+            if event.total <= 1:
+                for line in event.note.split("; ") if event.note else []:
+                    console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
+            elif show.due() or event.done == event.total:
+                show.at(event.stage, event.done, event.total, [event.note] if event.note else [])
+
+        yield tell
+
+
+class _Clock:
+    """How fast steps go, and how long the rest takes."""
+
+    def start(self, t: int) -> None:
+        self.first, self.started = t, time.monotonic()
+
+    def pace(self, t: int, steps: int) -> list[str]:
+        elapsed = time.monotonic() - self.started
+        if t == self.first or elapsed <= 0:
+            return []
+        speed = (t - self.first) / elapsed
+        left = [f"{duration((steps - t) / speed)} left"] if t < steps else []
+        return [f"{speed:,.0f} steps/s", *left]
+
+
+class _Bar:
+    """Where a terminal is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, Any] = {}
+        self.drawn = 0.0
+
+    def due(self) -> bool:
+        return time.monotonic() - self.drawn >= REFRESH
+
+    def at(self, stage: str, done: int, total: int, seen: Sequence[str]) -> None:
+        self.drawn = time.monotonic()
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=total, seen="")
+        words = " · ".join([f"{done:,}/{total:,}", *seen])
+        self.progress.update(self.tasks[stage], completed=done, total=total, seen=escape(words))
+
+
+class _Lines:
+    """Where no terminal is: the first moment, one every few seconds, and the last."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.said = -QUIET
+
+    def due(self) -> bool:
+        return time.monotonic() - self.said >= QUIET
+
+    def at(self, stage: str, done: int, total: int, seen: Sequence[str]) -> None:
+        self.said = time.monotonic()
+        words = " · ".join([f"{stage} {done:,}/{total:,}", *seen])
+        self.console.print(words, soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[_Bar | _Lines]:
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description:12}"),
+        BarColumn(bar_width=10, complete_style="cyan", finished_style="green"),
+        TextColumn("[dim]{task.fields[seen]}[/dim]", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bar(progress)
+
+
+def fit_summary(result: Mapping[str, Any]) -> Table:
+    """What a fit came to."""
+    metric, best, test = result["metric"]["name"], result["best"], result["test"]
+    table = _plain("", metric, "loss", "")
+    table.add_row("validation", _number(best["valid_metric"]), _number(best["valid_loss"]), f"best, at step {best['t']:,}")
+    if test is not None:
+        table.add_row("test", _number(test["metric"]), _number(test["loss"]), "looked at once, at the end")
+    return table
+
+
+def standings(study: Study) -> Table:
+    """The ranking of a comparison, best first."""
+    table = _plain("", "algorithm", study.metric.name, "95 % interval", "lr", "to target", "")
+    verdict = study.verdict
+    for place, standing in enumerate(verdict.standings, 1):
+        said = "recommended" if standing.algorithm == verdict.recommended else "tied" if standing.tied else ""
+        if standing.diverged:
+            said = f"{standing.diverged} of {standing.diverged + len(standing.values)} diverged"
+        steps = "never" if standing.steps_to_target is None else f"{standing.steps_to_target:,.0f} steps"
+        table.add_row(
+            str(place),
+            standing.algorithm,
+            f"{standing.mean:.4g}",
+            f"{standing.low:.4g} to {standing.high:.4g}",
+            f"{standing.recipe.knobs.get('lr', standing.recipe.rule().knobs['lr']):.3g}",
+            steps,
+            said,
+            style="bold" if said == "recommended" else None,
+        )
+    return table
+
+
+def catalogue(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The algorithms: name, section, knobs with their defaults, and what each is in a sentence."""
+    table = _plain("algorithm", "section", "what it is, and its knobs")
+    for row in rows:
+        knobs = "  ".join(f"{name}={value:g}" for name, value in row["knobs"].items())
+        said = f"{escape(row['summary'])}\n[dim]{escape(knobs)}[/dim]"
+        table.add_row(f"[bold]{row['name']}[/bold]", row["section"], said)
+    return table
+
+
+def _plain(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(escape(heading), overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4g}"

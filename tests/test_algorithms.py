@@ -1,0 +1,42 @@
+import doctest
+
+import pytest
+
+from thalweg.algorithms import ALGORITHMS, algorithm
+from thalweg.core.errors import AlgorithmError
+
+
+def test_the_catalogue_has_the_chapters_algorithms_in_its_order():
+    assert list(ALGORITHMS) == [
+        "sgd",
+        "momentum",
+        "nesterov",
+        "adagrad",
+        "rmsprop",
+        "rmsprop_nesterov",
+        "adam",
+        "adamw",
+        "nadam",
+        "lion",
+    ]
+
+
+def test_an_algorithm_is_found_under_its_rules_name():
+    assert all(entry.rule.name == name == entry.name for name, entry in ALGORITHMS.items())
+    assert algorithm("adamw").section == "after 8.5.3"
+
+
+def test_an_unknown_algorithm_is_refused_with_the_closest_and_all_there_are():
+    with pytest.raises(AlgorithmError, match=r"no algorithm is called 'Adamm' \(did you mean adam\?\): there are sgd"):
+        algorithm("Adamm")
+    with pytest.raises(AlgorithmError, match="no algorithm is called 'xyz': there are sgd, momentum"):
+        algorithm("xyz")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_example_in_its_docstring_runs(name):
+    """doctest sees functions and classes; a rule is a value."""
+    rule = ALGORITHMS[name].rule
+    example = doctest.DocTestParser().get_doctest(rule.doc, {name: rule}, name, None, 0)
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+    assert example.examples or rule.source is None  # a rule that a combinator made shows its example there

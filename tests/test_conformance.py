@@ -1,0 +1,234 @@
+"""Every rule against every property: a new rule is one row."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from thalweg.algorithms import ALGORITHMS
+from thalweg.strategies.schedules import cosine
+
+DTYPES = [torch.float32, torch.float64]
+
+
+class Row(NamedTuple):
+    """What is particular to a rule."""
+
+    first: Callable[..., torch.Tensor]  # the first step in closed form, from (g, theta, knobs)
+    other: dict[str, float]  # knobs away from their defaults
+    lr: float  # that descends a quadratic
+    peer: Callable[..., torch.optim.Optimizer] | None = None  # in torch.optim, from (parameters, knobs)
+
+
+def betas(optimizer):
+    return lambda p, beta1, beta2, **knobs: optimizer(p, betas=(beta1, beta2), foreach=False, **knobs)
+
+
+def plain(optimizer, **fixed):
+    return lambda p, **knobs: optimizer(p, foreach=False, **fixed, **knobs)
+
+
+def adam_first(g, k):
+    return -k["lr"] * g / (g.abs() + k["eps"])
+
+
+def nadam_first(g, k):
+    mu1, mu2 = (k["beta1"] * (1 - 0.5 * 0.96 ** (t * k["momentum_decay"])) for t in (1, 2))
+    return adam_first(g, k) * (1 + mu2 * (1 - k["beta1"]) / (1 - mu1 * mu2))
+
+
+ROWS = {
+    "sgd": Row(lambda g, theta, k: -k["lr"] * g, {"lr": 0.3}, 0.1, plain(torch.optim.SGD)),
+    "momentum": Row(
+        lambda g, theta, k: -k["lr"] * g, {"lr": 0.3, "momentum": 0.7}, 0.02, plain(torch.optim.SGD, dampening=0)
+    ),
+    "nesterov": Row(
+        lambda g, theta, k: -k["lr"] * (1 + k["momentum"]) * g,
+        {"lr": 0.3, "momentum": 0.7},
+        0.02,
+        plain(torch.optim.SGD, nesterov=True),
+    ),
+    "adagrad": Row(
+        lambda g, theta, k: -k["lr"] * g / ((k["initial_accumulator_value"] + g * g).sqrt() + k["eps"]),
+        {"lr": 0.3, "lr_decay": 0.1, "eps": 0.01, "initial_accumulator_value": 0.2},
+        0.5,
+        plain(torch.optim.Adagrad),
+    ),
+    "rmsprop": Row(
+        lambda g, theta, k: -k["lr"] * g / ((1 - k["alpha"]) ** 0.5 * g.abs() + k["eps"]),
+        {"lr": 0.3, "alpha": 0.9, "eps": 0.01},
+        0.02,
+        plain(torch.optim.RMSprop),
+    ),
+    "rmsprop_nesterov": Row(
+        lambda g, theta, k: -k["lr"] * (1 + k["momentum"]) * g / ((1 - k["alpha"]) ** 0.5 * g.abs() + k["eps"]),
+        {"lr": 0.3, "alpha": 0.9, "momentum": 0.7, "eps": 0.01},
+        0.01,
+    ),
+    "adam": Row(
+        lambda g, theta, k: adam_first(g, k),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01},
+        0.05,
+        betas(torch.optim.Adam),
+    ),
+    "adamw": Row(
+        lambda g, theta, k: adam_first(g, k) - k["lr"] * k["weight_decay"] * theta,
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5},
+        0.05,
+        betas(torch.optim.AdamW),
+    ),
+    "nadam": Row(
+        lambda g, theta, k: nadam_first(g, k),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01, "momentum_decay": 0.1},
+        0.05,
+        betas(torch.optim.NAdam),
+    ),
+    "lion": Row(lambda g, theta, k: -k["lr"] * g.sign(), {"lr": 0.3, "beta1": 0.7, "beta2": 0.9}, 0.02),
+}
+
+every_rule = pytest.mark.parametrize("name", ALGORITHMS)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+
+
+def drawn(dtype, *shape, seed=0):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def run(rule, theta, gradients, memory=None, **knobs):
+    """The parameters and the memory after one step for each gradient."""
+    knobs = rule.with_defaults(knobs)
+    memory = rule.start(theta, **knobs) if memory is None else memory
+    for g in gradients:
+        delta, memory = rule.step({"g": g, "theta": theta}, memory, knobs)
+        theta = theta + delta
+    return theta, memory
+
+
+def test_every_algorithm_has_its_row():
+    assert set(ROWS) == set(ALGORITHMS)
+
+
+@pytest.fixture
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)  # in which torch's NAdam keeps the product of its momenta
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.peer is not None])
+@every_dtype
+@pytest.mark.parametrize("knobs", ["default", "other"])
+@pytest.mark.usefixtures("default_dtype")
+def test_it_is_torchs_where_torch_has_it(name, dtype, knobs):
+    rule, row = ALGORITHMS[name].rule, ROWS[name]
+    values = rule.with_defaults(row.other if knobs == "other" else {})
+    theta, gradients = drawn(dtype, 7), drawn(dtype, 20, 7, seed=1)
+    parameter = torch.nn.Parameter(theta.clone())
+    optimizer = row.peer([parameter], **values)
+    for g in gradients:
+        parameter.grad = g.clone()
+        optimizer.step()
+    mine, _ = run(rule, theta, gradients, **values)
+    assert (mine - parameter).abs().max() <= (1e-9 if dtype == torch.float64 else 2e-6)
+
+
+@every_rule
+@every_dtype
+def test_flat_is_per_tensor(name, dtype):
+    rule, shapes = ALGORITHMS[name].rule, [(3, 4), (5,), ()]
+    thetas = [drawn(dtype, *shape, seed=i) for i, shape in enumerate(shapes)]
+    gradients = [[drawn(dtype, *shape, seed=10 * t + i) for i, shape in enumerate(shapes)] for t in range(1, 6)]
+    pieces = [run(rule, theta, [g[i] for g in gradients])[0] for i, theta in enumerate(thetas)]
+    flat, _ = run(rule, joined(thetas), [joined(g) for g in gradients])
+    assert torch.equal(flat, joined(pieces))
+
+
+def joined(tensors):
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+@every_rule
+@every_dtype
+def test_saved_and_resumed_is_uninterrupted_bit_for_bit(name, dtype):
+    rule, theta, gradients = ALGORITHMS[name].rule, drawn(dtype, 7), drawn(dtype, 12, 7, seed=1)
+    whole = run(rule, theta, gradients, **ROWS[name].other)
+    half, memory = run(rule, theta, gradients[:5], **ROWS[name].other)
+    tensors = {"theta": half, **{n: v for n, v in memory.items() if isinstance(v, torch.Tensor)}}
+    tensors = load(save(tensors))
+    numbers = json.loads(json.dumps({n: v for n, v in memory.items() if n not in tensors}))
+    memory = {n: tensors[n] if n in tensors else numbers[n] for n in rule.remembers}
+    resumed = run(rule, tensors["theta"], gradients[5:], memory, **ROWS[name].other)
+    assert torch.equal(resumed[0], whole[0])
+    assert all(type(resumed[1][n]) is type(whole[1][n]) for n in rule.remembers)
+    assert all(torch.equal(*map(torch.as_tensor, (resumed[1][n], whole[1][n]))) for n in rule.remembers)
+
+
+@every_rule
+@every_dtype
+def test_vmapped_over_its_knobs_is_looped(name, dtype):
+    rule, theta, gradients = ALGORITHMS[name].rule, drawn(dtype, 7), drawn(dtype, 5, 7, seed=1)
+    base = rule.with_defaults(ROWS[name].other)
+    members = {knob: value * torch.tensor([0.25, 0.5, 0.9, 1.0], dtype=dtype) for knob, value in base.items()}
+    together = torch.vmap(lambda knobs: run(rule, theta, gradients, **knobs)[0])(members)
+    for i, member in enumerate(together):
+        alone, _ = run(rule, theta, gradients, **{knob: values[i] for knob, values in members.items()})
+        assert member.dtype == dtype
+        torch.testing.assert_close(member, alone, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
+
+
+@every_rule
+@every_dtype
+def test_it_descends_a_quadratic(name, dtype):
+    rule, curvature = ALGORITHMS[name].rule, torch.logspace(-0.5, 0.5, 7, dtype=dtype)
+    theta, steps = torch.ones(7, dtype=dtype), 400
+    memory, lr = rule.start(theta), cosine(ROWS[name].lr, steps)
+    for t in range(steps):
+        delta, memory = rule.step({"g": curvature * theta, "theta": theta}, memory, {**rule.knobs, "lr": lr(t)})
+        theta = theta + delta
+    assert (curvature * theta * theta).sum() < 1e-4 * curvature.sum()
+
+
+@every_rule
+@every_dtype
+@pytest.mark.parametrize("knobs", ["default", "other"])
+def test_the_first_step_has_its_closed_form(name, dtype, knobs):
+    rule, row, theta, g = ALGORITHMS[name].rule, ROWS[name], drawn(dtype, 7), drawn(dtype, 7, seed=1)
+    values = rule.with_defaults(row.other if knobs == "other" else {})
+    delta, _ = rule.step({"g": g, "theta": theta}, rule.start(theta, **values), values)
+    torch.testing.assert_close(
+        delta, row.first(g, theta, values), rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=0
+    )
+
+
+@every_rule
+@every_dtype
+def test_a_step_changes_nothing_in_place_and_keeps_the_dtype(name, dtype):
+    rule, theta, gradients = ALGORITHMS[name].rule, drawn(dtype, 7), drawn(dtype, 3, 7, seed=1)
+    theta, memory = run(rule, theta, gradients)
+    before = [theta.clone(), gradients.clone(), {n: torch.as_tensor(v).clone() for n, v in memory.items()}]
+    delta, after = rule.step({"g": gradients[0], "theta": theta}, memory, rule.knobs)
+    assert torch.equal(theta, before[0]) and torch.equal(gradients, before[1])
+    assert all(torch.equal(torch.as_tensor(memory[n]), v) for n, v in before[2].items())
+    assert {v.dtype for v in (delta, *after.values()) if isinstance(v, torch.Tensor)} == {dtype}
+
+
+@every_rule
+def test_numbers_take_the_same_steps_as_a_vector(name):
+    rule, theta, gradients = ALGORITHMS[name].rule, drawn(torch.float64, 2), drawn(torch.float64, 5, 2, seed=1)
+    vector, _ = run(rule, theta, gradients)
+    for i, x in enumerate(theta.tolist()):
+        memory = {n: s.make(theta[i], rule.knobs) for n, s in rule.remembers.items()}
+        memory = {n: float(v) if isinstance(v, torch.Tensor) else v for n, v in memory.items()}
+        number, _ = run(rule, x, gradients[:, i].tolist(), memory)
+        assert isinstance(number, float) and number == pytest.approx(float(vector[i]), rel=1e-14)
+
+
+@every_rule
+def test_it_says_where_it_comes_from(name):
+    algorithm = ALGORITHMS[name]
+    assert re.search(r"\((Algorithm 8\.\d+|[A-Z][^()]* \d{4})\)", algorithm.summary)
+    assert re.fullmatch(r"(after )?8\.\d(\.\d)?", algorithm.section)
