@@ -32,7 +32,7 @@ def refused(*arguments: str) -> str:
 
 
 def test_help_and_import_need_no_torch():
-    check = "import sys, thalweg, thalweg.cli; thalweg.cli.app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    check = "import sys, thalweg.cli as c; c.app(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, check=False).returncode == 0
 
 
@@ -43,13 +43,13 @@ def test_every_public_name_is_there_and_typed():
     checked = next(node for node in ast.walk(ast.parse(Path(tw.__file__).read_text())) if isinstance(node, ast.If))
     assert sorted(alias.name for node in checked.body for alias in node.names) == tw.__all__
     with pytest.raises(AttributeError, match="no attribute 'adamm'"):
-        tw.adamm  # noqa: B018
+        tw.adamm
 
 
-def test_functions_keep_their_names_though_modules_share_them():
-    check = "import thalweg.descend, thalweg.compare, thalweg as tw; print(callable(tw.descend), callable(tw.compare))"
+def test_descend_stays_the_function_though_its_module_shares_the_name():
+    check = "import thalweg.descend, thalweg as tw; print(callable(tw.descend))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n"
+    assert done.stdout == "True\n"
 
 
 def test_every_command_and_every_option_is_explained():
@@ -86,7 +86,9 @@ def test_json_alone_is_on_stdout():
 
 def test_fit_takes_a_recipe_file_as_well():
     tw.Recipe("lion", steps=30).save(Path("recipe.toml"))
-    done = run(cli.app, ["fit", "digits", "--recipe", "recipe.toml", "--json", "--use-all-data", "retrain", "--patience", "3"])
+    done = run(
+        cli.app, ["fit", "digits", "--recipe", "recipe.toml", "--json", "--use-all-data", "retrain", "--patience", "3"]
+    )
     assert json.loads(done.stdout)["recipe"]["algorithm"] == "lion"
 
 
@@ -97,9 +99,15 @@ def test_fit_takes_a_recipe_file_as_well():
         (["fit", "digitz", *QUICK], "error: no problem is called 'digitz': did you mean digits?"),
         (["fit", "digits", "--algorithm", "adamm"], "error: no algorithm is called 'adamm' (did you mean adam?)"),
         (["fit", "digits", "--algorithm", "adam", "--set", "beta=1"], "error: adam has no knob 'beta'"),
-        (["fit", "digits", "--algorithm", "adam", "--set", "lr"], "error: --set lr was given: write a knob and a number"),
+        (
+            ["fit", "digits", "--algorithm", "adam", "--set", "lr"],
+            "error: --set lr was given: write a knob and a number",
+        ),
         (["fit", "digits", "--recipe", "none.toml"], "error: there is no recipe at none.toml"),
-        (["fit", "digits", "--recipe", "r", "--epochs", "3"], "error: --set, --epochs and --batch-size go with --algorithm"),
+        (
+            ["fit", "digits", "--recipe", "r", "--epochs", "3"],
+            "error: --set, --epochs and --batch-size go with --algorithm",
+        ),
         (["fit", "digits", "--algorithm", "sgd", "--set", "lr=1e9"], "error: the loss is "),
         (["fit", "table.csv", *QUICK], "error: there is no file table.csv"),
         (["predict", "nothing", "new.csv"], "error: nothing is no folder: train one with thalweg fit"),

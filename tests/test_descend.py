@@ -21,7 +21,7 @@ def test_gradient_descent_on_a_quadratic_is_its_closed_form():
     network = line()
     losses = [step.loss for step in tw.descend(network, tw.sgd, [BATCH] * 20, lr=0.05)]
     w = [2 - 2 * 0.75**t for t in range(21)]  # g = 5 (w - 2), so w - 2 shrinks by 1 - 0.05 * 5
-    assert losses == pytest.approx([2.5 * (w_t - 2) ** 2 for w_t in w[:-1]], rel=1e-5)
+    assert losses == pytest.approx([2.5 * (w_t - 2) ** 2 for w_t in w[:-1]], rel=1e-4)
     assert network.theta.item() == pytest.approx(w[-1], rel=1e-6)
 
 
@@ -60,15 +60,15 @@ def test_what_the_model_draws_is_a_function_of_seed_and_step():
 
 def test_a_rule_that_sees_the_objective_gets_it_on_this_batch():
     @tw.rule
-    def halving(theta, f, *, lr=1.0):
-        """Tries a step of lr, then half of it, until the objective falls."""
-        while f(theta + lr) >= f(theta):
-            lr = lr / 2
-        return torch.full_like(theta, lr)
+    def secant(theta, f, *, lr=1.0):
+        """To the minimum of the parabola through three values of f."""
+        low, here, high = (f(theta + step) for step in (-lr, 0, lr))
+        return torch.full_like(theta, lr / 2) * (low - high) / (low - 2 * here + high)
 
-    network = line(w=1.5)
-    steps = list(tw.descend(network, halving, [BATCH] * 2, lr=4.0))
-    assert steps[1].loss < steps[0].loss and network.theta.item() > 1.5
+    network = line()
+    other = tw.Batch(BATCH.inputs, 3 * BATCH.inputs)
+    minima = [network.theta.item() for _ in tw.descend(network, secant, [BATCH, other])]
+    assert minima == pytest.approx([2.0, 3.0], rel=1e-5)
 
 
 def test_an_unknown_knob_is_refused_before_the_first_step():

@@ -104,7 +104,7 @@ _PLACES = {
 
 
 class _Package(ModuleType):
-    """Python sets a submodule on its package once imported; `descend` and `compare` stay the functions."""
+    """Python sets a submodule on its package once it is imported; `descend` stays the function all the same."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _PLACES and isinstance(value, ModuleType)):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shlex
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Decides initialisation, data ord
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, all else on stderr.")]
 
 
-class AllData(str, Enum):
+class AllData(StrEnum):
     """The book's two ways of using the validation data too."""
 
     retrain = "retrain"
@@ -77,12 +78,14 @@ def answering(command: Callable[..., None]) -> Callable[..., None]:
 def compare(
     problem: ProblemArgument,
     target: Target = None,
-    budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 5m or 1h30m. [default: 2m]")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 5m or 1h30m.", show_default="2m")] = None,
     trials: Annotated[int | None, typer.Option(help="Trials per algorithm, instead of a budget of time.")] = None,
-    algorithms: Annotated[str | None, typer.Option(help="Which to race, such as sgd,adam,lion. [default: all]")] = None,
+    algorithms: Annotated[
+        str | None, typer.Option(help="Which to race, such as sgd,adam,lion.", show_default="all")
+    ] = None,
     seed: Seed = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core]")] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write. [default: runs/NAME]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="runs/NAME")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Race the algorithms on a problem; recommend, train and explain the best recipe.
@@ -111,7 +114,9 @@ def compare(
                 "tied": verdict.tied,
                 "sentence": verdict.sentence,
                 "recipe": study.recipe.__dict__,
-                "standings": [standing.__dict__ | {"recipe": standing.recipe.__dict__} for standing in verdict.standings],
+                "standings": [
+                    standing.__dict__ | {"recipe": standing.recipe.__dict__} for standing in verdict.standings
+                ],
                 "final": study.facts.get("final"),
                 "remarks": study.facts.get("remarks"),
             }
@@ -120,6 +125,11 @@ def compare(
     out_console.print()
     out_console.print(standings(study))
     out_console.print(f"\n{verdict.sentence}", markup=False, highlight=False)
+    if (tested := (study.facts.get("final") or {}).get("test_metric")) is not None:
+        name = study.metric.name
+        out_console.print(f"On the test part, looked at once: {name} {tested:.4g}.", markup=False, highlight=False)
+    for remark in study.facts.get("remarks", []):
+        out_console.print(f"- {remark['text']}", style="dim", markup=False, highlight=False)
     _print_folder(study.folder, [("report", "report.html"), ("recipe", "recipe.toml"), ("model", "model.safetensors")])
 
 
@@ -129,13 +139,23 @@ def fit(
     problem: ProblemArgument,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.toml, as compare writes it.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="An algorithm, instead of a recipe file.")] = None,
-    knobs: Annotated[list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="A knob, such as lr=0.003.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the problem's]")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step. [default: the problem's]")] = None,
+    knobs: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="A knob, such as lr=0.003.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data.", show_default="the problem's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples a step.", show_default="the problem's")
+    ] = None,
     target: Target = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write, and to go on from. [default: none]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write, and to go on from.", show_default="none")
+    ] = None,
     seed: Seed = 0,
-    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many measurements without a better one.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many measurements without a better one.")
+    ] = None,
     min_delta: Annotated[float, typer.Option(min=0, help="How much better is better, in the metric's units.")] = 0.0,
     use_all_data: Annotated[AllData | None, typer.Option(help="Then train on the validation data too.")] = None,
     as_json: AsJson = False,
@@ -146,7 +166,7 @@ def fit(
     """
     from thalweg.report.terminal import fit_progress, fit_summary
     from thalweg.training.fit import fit as run
-    from thalweg.training.fit import result
+    from thalweg.training.fitted import result
     from thalweg.training.load import load
 
     loaded = load(problem, target)
@@ -165,7 +185,7 @@ def fit(
     out_console.print()
     out_console.print(fit_summary(found))
     for note in fitted.notes:
-        out_console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
+        out_console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         _print_folder(out, [("model", "model.safetensors"), ("curve", "result.json")])
 
@@ -174,8 +194,10 @@ def fit(
 @answering
 def predict(
     folder: Annotated[Path, typer.Argument(help="A folder that fit or compare wrote.", show_default=False)],
-    examples: Annotated[Path, typer.Argument(help="A table like the training table; else .npy, or .csv of numbers.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where to write the predictions. [default: stdout]")] = None,
+    examples: Annotated[
+        Path, typer.Argument(help="A table like the training table; else .npy, or .csv of numbers.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to write the predictions.", show_default="stdout")] = None,
 ) -> None:
     """What a trained model says of new examples, as CSV (as .npy where --out ends so)."""
     from thalweg.training.predict import predict_file, write_predictions
@@ -214,13 +236,20 @@ def main() -> None:
 
 
 def _recipe(
-    problem: Problem, path: Path | None, algorithm: str | None, knobs: list[str], epochs: int | None, batch_size: int | None
+    problem: Problem,
+    path: Path | None,
+    algorithm: str | None,
+    knobs: list[str],
+    epochs: int | None,
+    batch_size: int | None,
 ) -> Recipe:
     """The recipe of a file, or of the options that stand for one."""
     from thalweg.training.recipe import Recipe
 
     if (path is None) == (algorithm is None):
-        raise AlgorithmError("give one of --recipe recipe.toml and --algorithm NAME (thalweg algorithms lists the names)")
+        raise AlgorithmError(
+            "give one of --recipe recipe.toml and --algorithm NAME (thalweg algorithms lists the names)"
+        )
     if path is not None:
         if knobs or epochs or batch_size:
             raise AlgorithmError("--set, --epochs and --batch-size go with --algorithm: with --recipe, edit the file")
@@ -247,7 +276,11 @@ def _threads(problem: Problem) -> None:
 
 
 def _introduce(problem: Problem) -> None:
-    sizes = [f"{len(data):,} {part}" for part, data in (("train", problem.train), ("valid", problem.valid), ("test", problem.test)) if data is not None]
+    sizes = [
+        f"{len(data):,} {part}"
+        for part, data in (("train", problem.train), ("valid", problem.valid), ("test", problem.test))
+        if data is not None
+    ]
     err_console.print(f"{problem.name}: {', '.join(sizes)}", markup=False, highlight=False, soft_wrap=True)
     for note in problem.about.get("notes", []):
         err_console.print(f"  {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -257,11 +290,22 @@ def _print_folder(folder: Path, files: list[tuple[str, str]]) -> None:
     out_console.print()
     for what, name in files:
         out_console.print(f"{what:8}{folder / name}", markup=False, highlight=False, soft_wrap=True)
-    out_console.print(f"{'next':8}thalweg predict {shlex.quote(str(folder))} new.csv", markup=False, highlight=False, soft_wrap=True)
+    out_console.print(
+        f"{'next':8}thalweg predict {shlex.quote(str(folder))} new.csv", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
+    print(json.dumps(_strict(value), indent=2, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    """The value as strict JSON has it: numbers that are none are null."""
+    if isinstance(value, dict):
+        return {name: _strict(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

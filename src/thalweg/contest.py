@@ -29,6 +29,7 @@ from thalweg.core.errors import BudgetError, StorageError
 from thalweg.execution.pool import Pool
 from thalweg.learning.risk import risk
 from thalweg.report.page import write_report
+from thalweg.training.folder import locked
 from thalweg.training.predict import save_model
 from thalweg.training.problem import Problem
 from thalweg.training.recipe import Recipe
@@ -80,7 +81,11 @@ def compare(
     }  # fmt: skip
     contest = _Contest(problem, folder, settings, spaces or {}, workers or os.cpu_count() or 1, progress or _silent)
     with _one_thread():
-        contest.carry_out(command)
+        known = contest.known()
+        if known is None or "final" not in known:
+            facts = known or contest.prepared(command)
+            with locked(folder):
+                contest.carry_out(facts, new=known is None)
     study = Study.open(folder)
     write_report(study, folder / "report.html")
     return study
@@ -95,26 +100,21 @@ class _Contest:
     workers: int
     progress: Progress
 
-    def carry_out(self, command: str) -> None:
+    def carry_out(self, facts: dict[str, Any], new: bool) -> None:
         """Everything up to the final model, skipping what the folder's record has."""
-        known = self._known()
-        if known is not None and "final" in known:
-            return
-        facts = known or self._prepared(command)
-        self.folder.mkdir(parents=True, exist_ok=True)
         record = Record(self.folder / "study.db")
         try:
-            for name, value in facts.items() if known is None else ():
+            for name, value in facts.items() if new else ():
                 record.note(name, value)
             self._race(record, facts)
         finally:
             record.close()
 
-    def _known(self) -> dict[str, Any] | None:
+    def known(self) -> dict[str, Any] | None:
         """The facts of the study in the folder; None where there is nothing. Raises StorageError for another's."""
         path = self.folder / "study.db"
         if not path.is_file():
-            if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
+            if self.folder.is_file() or (self.folder.is_dir() and _holds_something(self.folder)):
                 raise StorageError(f"{self.folder} is not empty and holds no study: give another --out")
             self.problem.check()
             return None
@@ -135,7 +135,7 @@ class _Contest:
                 raise StorageError(f"{self.folder} holds a study with other {name}{was}: give another --out")
         return facts
 
-    def _prepared(self, command: str) -> dict[str, Any]:
+    def prepared(self, command: str) -> dict[str, Any]:
         """What is known before the race: the problem, its sanity, and the plan that the budget buys."""
         problem, trials, names = self.problem, self.settings["trials"], self.settings["algorithms"]
         self.progress(Event("sanity", 0, 1))
@@ -256,6 +256,10 @@ def _machine() -> dict[str, Any]:
 
 def _cpu_seconds(record: Record) -> float:
     return round(sum(trial.cpu_seconds for trial in record.trials()), 1)
+
+
+def _holds_something(folder: Path) -> bool:
+    return any(found.name != ".lock" for found in folder.iterdir())
 
 
 def _silent(event: Event) -> None:

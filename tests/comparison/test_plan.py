@@ -1,38 +1,52 @@
 import pytest
 
-from thalweg.comparison.plan import LEAST_STEPS, SEEDS, Plan, duration, fixed, planned, seconds, survivors
+from thalweg.comparison.plan import (
+    LEAST_STEPS,
+    REFINEMENT,
+    SCREENING,
+    SEEDS,
+    Plan,
+    duration,
+    fixed,
+    planned,
+    seconds,
+    survivors,
+)
 from thalweg.core.errors import BudgetError
 
 
 def test_a_plan_costs_what_its_halving_runs():
-    plan = Plan(steps=960, batch_size=32, trials=16, seeds=3)
-    assert plan.rounds == (8, 8)
-    assert plan.rungs == [80, 240, 960]  # a sixteenth, rounded to the measurements, a quarter, the whole
-    whole = (8 * 80 + survivors(8) * 160 + survivors(survivors(8)) * 720) / 960
-    assert plan.cost(8) == pytest.approx(whole)
-    assert plan.equivalents() == pytest.approx(2 * whole + 3)
+    plan = Plan(steps=960, batch_size=32, trials=18, seeds=3)
+    assert plan.rounds == (12, 6)
+    assert plan.rungs(SCREENING) == [40, 160] and plan.rungs(REFINEMENT) == [240, 960]
+    screening = (12 * 40 + 3 * 120) / 960
+    refinement = (6 * 240 + 2 * 720) / 960
+    assert plan.equivalents() == pytest.approx(screening + refinement + 3)
 
 
 def test_every_rung_is_a_measured_step():
     for steps in (1, 7, 24, 100, 999, 5000):
         plan = Plan(steps, 32, trials=8, seeds=3)
-        assert all(rung % plan.every == 0 or rung == steps for rung in plan.rungs)
-        assert plan.rungs == sorted(set(plan.rungs)) and plan.rungs[-1] == steps
+        for fractions in (SCREENING, REFINEMENT):
+            rungs = plan.rungs(fractions)
+            assert all(rung % plan.every == 0 or rung == steps for rung in rungs)
+            assert rungs == sorted(set(rungs)) and rungs[-1] <= steps
+        assert plan.rungs(REFINEMENT)[-1] == steps
 
 
-def test_the_few_go_on_and_never_none():
+def test_a_quarter_goes_on_and_never_none():
     assert [survivors(n) for n in (1, 2, 4, 8, 16, 64)] == [1, 1, 1, 2, 4, 16]
 
 
 def test_a_longer_budget_buys_more_trials_and_fits():
     def plan(budget):
-        return planned(budget, steps=1000, batch_size=32, algorithms=8, seconds_per_step=3e-4, workers=2)
+        return planned(budget, steps=1000, batch_size=32, algorithms=8, seconds_per_step=1e-3, workers=2)
 
     bought = [plan(budget) for budget in (60, 120, 300, 1200)]
     assert [p.trials for p in bought] == sorted(p.trials for p in bought)
     assert bought[0].trials < bought[-1].trials
     for budget, p in zip((60, 120, 300, 1200), bought, strict=True):
-        assert 8 * p.equivalents() * p.steps * 3e-4 / 2 < budget
+        assert 8 * p.equivalents() * p.steps * 1e-3 / 2 < budget
         assert p.seeds >= SEEDS
 
 

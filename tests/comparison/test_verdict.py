@@ -46,16 +46,18 @@ def test_equal_values_leave_the_uncertainty_of_their_rounding():
 
 def test_an_algorithm_that_diverges_on_a_fresh_seed_neither_wins_nor_ties():
     lost = Trial("confirmation/adam/02", "confirmation", "adam", Recipe("adam", steps=100), 2, "diverged", 30)
-    verdict = judge([*runs("adam", [0.99, 0.99]), lost] + runs("sgd", [0.9, 0.91, 0.9]), higher)
+    verdict = judge([*runs("adam", [0.99, 0.99]), lost, *runs("sgd", [0.9, 0.91, 0.9])], higher)
     assert verdict.recommended == "sgd" and "adam" not in verdict.tied
     assert next(s for s in verdict.standings if s.algorithm == "adam").diverged == 1
 
 
 def test_time_to_target_counts_the_runs_that_reach_it():
-    verdict = judge(runs("adam", [0.9, 0.9, 0.9]) + runs("sgd", [0.5, 0.5, 0.5]), higher)
-    assert verdict.target == pytest.approx(0.7)
-    adam, sgd = verdict.standings
-    assert (adam.reached, adam.steps_to_target) == (3, 50)
+    good, tied, bad = [0.9, 0.91, 0.92], [0.8, 0.9, 0.94], [0.5, 0.51, 0.52]
+    verdict = judge(runs("adam", good) + runs("rmsprop", tied) + runs("sgd", bad), higher)
+    assert verdict.tied == ["adam", "rmsprop"] and verdict.target == 0.9  # the worse of the two medians
+    adam, rmsprop, sgd = verdict.standings
+    assert (adam.reached, adam.steps_to_target) == (3, 100)
+    assert (rmsprop.reached, rmsprop.steps_to_target) == (2, 100)
     assert (sgd.reached, sgd.steps_to_target) == (0, None)
 
 

@@ -99,7 +99,7 @@ def test_arrow_keys_walk_along_the_points_and_say_them(page):
     stage, readout = page.locator("#curves .stage"), page.locator("#curves .readout")
     stage.focus()
     page.keyboard.press("ArrowRight")
-    assert readout.inner_text().startswith("adam, step 50: accuracy")
+    assert readout.inner_text().startswith("adam, step 50: validation accuracy")
     page.keyboard.press("ArrowRight")
     assert "step 100:" in readout.inner_text()
     page.keyboard.press("ArrowDown")
@@ -108,7 +108,7 @@ def test_arrow_keys_walk_along_the_points_and_say_them(page):
     page.keyboard.press("End")
     assert "step 1200:" in readout.inner_text()
     page.keyboard.press("Escape")
-    assert readout.inner_text() == "" and page.locator("#curves .at").count() == 0
+    assert readout.inner_text() == "" and page.locator("#curves .at, #curves .dim").count() == 0
 
 
 def test_up_and_down_keep_the_learning_rate_when_they_change_the_algorithm(page):
@@ -133,7 +133,7 @@ def test_tab_reaches_every_figure_and_shows_where_it_is(page):
 def test_pointing_at_a_point_says_its_value(page):
     mark = page.locator("#ranking .mark.large").first
     mark.hover()
-    assert page.locator("#ranking .tip").inner_text().startswith("adam: mean accuracy 0.97")
+    assert page.locator("#ranking .tip").inner_text().startswith("adam, mean accuracy 0.97")
     page.mouse.move(5, 5)
     assert page.locator("#ranking .tip").is_hidden()
 

@@ -71,7 +71,7 @@ def test_a_truncated_state_is_found(tmp_path, kept):
 
 
 def test_a_missing_state_is_said(tmp_path):
-    with pytest.raises(StorageError, match="cannot read .*nothing: no such file"):
+    with pytest.raises(StorageError, match=r"cannot read .*nothing: no such file"):
         load_state(tmp_path / "nothing")
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it_and_that_is_said(tm
 def test_when_every_checkpoint_is_damaged_nothing_is_made_up(tmp_path):
     for path in saved(tmp_path / "c", 1, 2):
         path.write_bytes(b"")
-    with pytest.raises(StorageError, match="every checkpoint .* is damaged: remove"):
+    with pytest.raises(StorageError, match=r"every checkpoint .* is damaged: remove"):
         latest_checkpoint(tmp_path / "c")
 
 

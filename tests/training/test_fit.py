@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 import thalweg as tw
 from thalweg.core.errors import AlgorithmError, DivergenceError, StorageError
 from thalweg.learning.risk import risk
+from thalweg.learning.stopping import joined
 from thalweg.training.fit import fit
 from thalweg.training.run import Run
 
@@ -45,12 +47,13 @@ def test_patience_stops_early_and_says_so(noisy):
     assert fitted.notes == [f"stopped after {fitted.curve[-1].t} of 600 steps: 2 measurements without a better one"]
 
 
-def test_retraining_is_a_new_run_on_all_data_for_the_steps_that_were_best(noisy):
-    fitted = fit(noisy, RECIPE, seed=2, use_all_data="retrain")
-    together = (torch.cat([noisy.train.inputs, noisy.valid.inputs]), torch.cat([noisy.train.targets, noisy.valid.targets]))
-    run = Run(tw.Problem(noisy.model, together, noisy.valid, loss=noisy.loss, metric=noisy.metric), RECIPE, seed=2)
+@pytest.mark.parametrize("recipe", [RECIPE, RECIPE.with_(ema_decay=0.9)], ids=["plain", "averaged"])
+def test_retraining_is_a_new_run_on_all_data_for_the_steps_that_were_best(noisy, recipe):
+    fitted = fit(noisy, recipe, seed=2, use_all_data="retrain")
+    run = Run(replace(noisy, train=joined(noisy.train, noisy.valid)), recipe, seed=2)
     for _ in run.advance(until=fitted.best.t):
         pass
+    run.keep_last()
     assert torch.equal(fitted.network.theta, run.network.theta)
     assert fitted.notes[-1].endswith(f"for the {fitted.best.t} steps that were best")
 
@@ -70,7 +73,9 @@ def test_continuing_ends_once_the_validation_part_is_learnt_as_well_as_training_
 
 def test_a_validation_part_that_is_learnt_already_needs_no_continuing():
     x = torch.linspace(-1, 1, 30)[:, None]
-    easy = tw.Problem(lambda: torch.nn.Linear(1, 1), (x, 3 * x), (x[13:17], 3 * x[13:17]), loss=torch.nn.functional.mse_loss)
+    easy = tw.Problem(
+        lambda: torch.nn.Linear(1, 1), (x, 3 * x), (x[13:17], 3 * x[13:17]), loss=torch.nn.functional.mse_loss
+    )
     fitted = fit(easy, tw.Recipe("sgd", steps=5, knobs={"lr": 0.1}), use_all_data="continue")
     assert fitted.further == [] and fitted.notes[-1].startswith("not continued on all data")
 
@@ -93,11 +98,12 @@ def died(work) -> bool:
     """Runs `work` in a process of its own; whether it was killed."""
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
+            code = 0
+        finally:
+            os._exit(code)
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
@@ -129,25 +135,33 @@ def test_how_often_is_saved_changes_nothing(tmp_path, noisy):
     assert files(tmp_path / "often") == files(tmp_path / "seldom")
 
 
-def interrupted(problem, folder, t: int) -> None:
-    """Ctrl-C at step t."""
+def interrupted(problem, folder, t: int, stage: str = "train", **options) -> None:
+    """Ctrl-C at step t of a stage."""
 
     def press(moment) -> None:
-        if moment.t == t:
+        if (moment.stage, moment.t) == (stage, t):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {t} of 60, saved in .*: the same command goes on"):
-        fit(problem, RECIPE, folder, progress=press)
+    with pytest.raises(KeyboardInterrupt, match=rf"stopped at step {t} of \d+, saved in .*: the same command goes on"):
+        fit(problem, RECIPE, folder, progress=press, **options)
 
 
-def test_ctrl_c_saves_the_step_that_was_done_and_the_same_call_goes_on(tmp_path, noisy):
-    interrupted(noisy, tmp_path / "a", 33)
+@pytest.mark.parametrize(
+    ("stage", "t", "options"),
+    [
+        ("train", 33, {}),
+        ("retrain", 7, {"use_all_data": "retrain"}),
+        ("continue", 7, {"use_all_data": "continue", "seed": 1}),
+    ],
+)
+def test_ctrl_c_saves_the_step_that_was_done_and_the_same_call_goes_on(tmp_path, overfitted, stage, t, options):
+    interrupted(overfitted, tmp_path / "a", t, stage, **options)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     heard = []
-    fitted = fit(noisy, RECIPE, tmp_path / "a", progress=heard.append)
-    assert heard[0].note == fitted.notes[0] == "went on from the checkpoint of step 33"
-    assert heard[1].t == 34
-    fit(noisy, RECIPE, tmp_path / "whole")
+    fitted = fit(overfitted, RECIPE, tmp_path / "a", progress=heard.append, **options)
+    assert heard[0].note == fitted.notes[0] == f"went on from the checkpoint of step {t}"
+    assert (heard[1].stage, heard[1].t) == (stage, t + 1)
+    fit(overfitted, RECIPE, tmp_path / "whole", **options)
     assert files(tmp_path / "a") == files(tmp_path / "whole")
 
 
@@ -230,14 +244,22 @@ def test_two_fits_cannot_share_a_folder(tmp_path, linear):
 
 
 def test_a_divergence_leaves_the_last_good_checkpoint(tmp_path, linear):
-    with pytest.raises(DivergenceError, match=r"the loss is .* at step \d+ of 500, with lr 1e\+06 and gradient norm .*keeps the state of step"):
+    with pytest.raises(
+        DivergenceError,
+        match=r"the loss is .* at step \d+ of 500, with lr 1e\+06 and gradient norm .*keeps the state of step",
+    ):
         fit(linear, TOO_FAST, tmp_path / "a", save_every=0)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "a" / "checkpoints").iterdir()}
-    assert kept
     with pytest.raises(DivergenceError):
         fit(linear, TOO_FAST, tmp_path / "a")
     assert kept == {path.name: path.read_bytes() for path in (tmp_path / "a" / "checkpoints").iterdir()}
     assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_parameters_that_a_step_made_infinite_are_never_saved(tmp_path, linear):
+    with pytest.raises(DivergenceError, match="at step 2 of 500"):
+        fit(linear, TOO_FAST.with_(knobs={"lr": 1e60}), tmp_path / "a", save_every=0)
+    assert not (tmp_path / "a" / "checkpoints").exists()
 
 
 def test_a_last_step_into_infinity_is_a_divergence_too(linear):

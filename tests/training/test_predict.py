@@ -30,8 +30,8 @@ def problem(loss=nn.functional.cross_entropy, outputs=3):
 def regression():
     torch.manual_seed(0)
     x = torch.randn(60, 2, 2)
-    return tw.Problem(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), (x, x.sum((1, 2))[:, None]), (x, x.sum((1, 2))[:, None]),
-                      loss=nn.functional.mse_loss)
+    data = (x, x.sum((1, 2))[:, None])
+    return tw.Problem(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), data, data, loss=nn.functional.mse_loss)
 """
 
 

@@ -65,5 +65,5 @@ def test_a_file_that_is_no_recipe_says_what_is_wrong(tmp_path, text, error, said
 
 
 def test_a_missing_recipe_says_where_they_come_from(tmp_path):
-    with pytest.raises(StorageError, match="there is no recipe at .*: compare writes one"):
+    with pytest.raises(StorageError, match=r"there is no recipe at .*: compare writes one"):
         tw.Recipe.load(tmp_path / "recipe.toml")

@@ -10,8 +10,8 @@ from thalweg.core.errors import BudgetError
 
 # Fractions of a whole run after which an algorithm's trials are compared and most are cut. Screening runs are short,
 # each with a decay of its own: learning curves cross under a decay that is still to come.
-SCREENING = (1 / 24, 1 / 8)
-REFINEMENT = (1 / 8, 1.0)
+SCREENING = (1 / 24, 1 / 6)
+REFINEMENT = (1 / 4, 1.0)
 KEEP = 1 / 4
 SEEDS = 3  # fresh seeds that an algorithm's best is confirmed on, at least
 MOST_SEEDS = 10
@@ -45,8 +45,9 @@ class Plan:
 
     @property
     def rounds(self) -> tuple[int, int]:
-        """Trials of an algorithm in screening and in refinement."""
-        return self.trials - self.trials // 3, self.trials // 3
+        """Trials of an algorithm in screening and in refinement: one at least, for a verdict is on whole runs."""
+        second = max(1, self.trials // 3)
+        return self.trials - second, second
 
     def equivalents(self) -> float:
         """Whole runs that the trials of one algorithm cost, halving counted, confirmation too."""
@@ -69,7 +70,7 @@ class Plan:
         later = self.rungs(REFINEMENT)[0]
         return [
             f"{algorithms} algorithms, {self.batch_size} examples a step",
-            f"each screens {first} points in runs of {short} steps (the best {KEEP:.0%} go on after {cut})",
+            f"each screens {first} point{'s' * (first > 1)} in runs of {short} steps (the best {KEEP:.0%} go on after {cut})",
             f"then {second} near its best in runs of {self.steps} steps (the best {KEEP:.0%} go on after {later})",
             f"then its best again on {self.seeds} fresh seeds; about {duration(wall)} on {workers} processes",
         ]

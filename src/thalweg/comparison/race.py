@@ -54,6 +54,8 @@ class Race:
 
     def __post_init__(self) -> None:
         self.done = {trial.key: trial for trial in self.record.trials()}
+        self._before = self._steps()  # taken before a study that goes on
+        self._began = self.time_left() if self.time_left else 0.0
 
     def seed_of(self, stage: int, i: int = 0) -> int:
         """A seed of its own for each stage (and repeat): screening and confirmation never meet."""
@@ -77,14 +79,13 @@ class Race:
     def refine(self) -> None:
         """Each algorithm again, from a new seed, in whole runs, at and near its two best points."""
         n = self._affordable(self.plan.rounds[1])
-        if n:
-            points = {
-                name: search.refinement(
-                    self.ended(name, "screening"), self.upper(name), n, self.seed_of(_REFINEMENT, 1 + i)
-                )
-                for i, (name, search) in enumerate(self.searches.items())
-            }
-            self._halve("refinement", points, self.plan.rungs(REFINEMENT), _REFINEMENT)
+        points = {
+            name: search.refinement(
+                self.ended(name, "screening"), self.upper(name), n, self.seed_of(_REFINEMENT, 1 + i)
+            )
+            for i, (name, search) in enumerate(self.searches.items())
+        }
+        self._halve("refinement", points, self.plan.rungs(REFINEMENT), _REFINEMENT)
 
     def widen(self) -> None:
         """Where the best lr lies at the edge of its space: further points beyond, while that helps."""
@@ -246,16 +247,19 @@ class Race:
     # Time
 
     def _seconds(self, runs: float) -> float:
-        """Wall seconds that so many whole runs take, from those that were seen."""
-        steps = sum(t.steps for t in self.done.values())
-        spent = sum(t.cpu_seconds for t in self.done.values())
-        return runs * self.plan.steps * spent / max(steps, 1) / self.workers
+        """Wall seconds that so many whole runs will take, at the pace since the race (or its continuation) began."""
+        assert self.time_left is not None
+        pace = (self._began - self.time_left()) / max(self._steps() - self._before, 1)
+        return runs * self.plan.steps * pace
+
+    def _steps(self) -> int:
+        return sum(trial.steps for trial in self.done.values())
 
     def _reserve(self) -> float:
         return len(self.searches) * SEEDS + self.workers
 
     def _affordable(self, n: int) -> int:
-        """As many trials of an algorithm, up to n, as the time allows beside confirmation."""
+        """As many trials of an algorithm, from 1 to n, as the time allows beside confirmation."""
         if self.time_left is None:
             return n
         return int(
@@ -264,11 +268,11 @@ class Race:
                 lambda: max(
                     (
                         k
-                        for k in range(n + 1)
+                        for k in range(1, n + 1)
                         if self._seconds(self.plan.cost(k, REFINEMENT) * len(self.searches) + self._reserve())
                         <= self.time_left()
                     ),
-                    default=0,
+                    default=1,  # without a whole run there is nothing to confirm
                 ),
             )
         )

@@ -65,24 +65,24 @@ def _by_heart(problem: Problem, seed: int) -> tuple[float, float, float]:
 
 
 def seconds_per_step(problem: Problem, recipe: Recipe, every: int) -> float:
-    """CPU seconds of a training step, its share of measuring included, on one thread."""
+    """Seconds of a training step, its share of measuring included, on one thread."""
     long = recipe.with_(steps=10**9)
     run = Run(problem, long, seed=0, every=every)
     for _ in run.advance(3):
         pass
-    started = time.process_time()
+    started = time.perf_counter()
     for step in run.advance():  # noqa: B007
-        if time.process_time() - started > PROBE:
+        if time.perf_counter() - started > PROBE:
             break
-    training = (time.process_time() - started) / (step.t - 3)
+    training = (time.perf_counter() - started) / (step.t - 3)
     measures = len(run.curve)
     return training if measures else training + _measuring(run.network, problem) / every
 
 
 def _measuring(network: Network, problem: Problem) -> float:
-    started = time.process_time()
+    started = time.perf_counter()
     risk(network, problem.valid, problem.metric)
-    return time.process_time() - started
+    return time.perf_counter() - started
 
 
 def warm(names: list[str], theta: torch.Tensor) -> dict[str, str]:

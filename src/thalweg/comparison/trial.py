@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from thalweg.comparison.study import Trial
-from thalweg.core.errors import DivergenceError
+from thalweg.core.errors import DivergenceError, StorageError
 from thalweg.training.checkpoint import load_state, save_state
 from thalweg.training.problem import Problem
 from thalweg.training.run import Run
@@ -38,7 +38,10 @@ def worker(problem: Problem) -> Callable[[Task], Trial]:
         trial = task.trial
         run = Run(problem, trial.recipe, trial.seed, task.every)
         if task.state.is_file():
-            run.load(*load_state(task.state))
+            try:
+                run.load(*load_state(task.state))
+            except StorageError:  # damaged: the same trial from its first step comes to the same point
+                task.state.unlink()
         outcome, message = "finished", ""
         try:
             for step in run.advance(task.until):

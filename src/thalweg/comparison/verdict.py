@@ -31,7 +31,7 @@ class Standing:
     tied: bool  # with the best: the test cannot tell them apart
     diverged: int  # of its confirmation runs
     reached: int  # of its runs, the target
-    steps_to_target: float | None  # median over the runs that reached it
+    steps_to_target: float | None  # median over its runs; None where half of them or more never came there
     cpu_seconds: float  # median of a run
     vectors: int  # remembered beside theta: what it costs in memory, and in time on a large model
 
@@ -45,7 +45,7 @@ class Verdict:
     winner: str | None
     recommended: str
     tied: list[str]
-    target: float
+    target: float  # that every tied algorithm comes to: the worst of their medians
     standings: list[Standing]  # best first
     sentence: str
 
@@ -72,11 +72,11 @@ def judge(confirmations: list[Trial], metric: Metric) -> Verdict:
     order = sorted(means, key=lambda name: (failures[name] > 0, metric.cost(means[name]), name))
     best = order[0]
     p = _holm({name: _welch(values[name], values[best], resolution) for name in order[1:]})
-    target = float(np.median([np.median(v) for v in values.values() if v])) if any(values.values()) else math.nan
+    tied = [name for name in order if p.get(name, 1.0) > LEVEL and not failures[name]] or [best]
+    target = max((float(np.median(values[name])) for name in tied if values[name]), key=metric.cost, default=math.nan)
     standings = [
         _standing(by_algorithm[name], values[name], metric, target, p.get(name, 1.0), resolution) for name in order
     ]
-    tied = [s.algorithm for s in standings if s.tied and not s.diverged] or [best]
     near = metric.cost(means[best]) + _standard_error(values[best], resolution)
     close = [s for s in standings if s.algorithm in tied and metric.cost(s.mean) <= near] or standings[:1]
     cheapest = min(close, key=lambda s: s.vectors)  # the better of equally cheap ones: standings come best first
@@ -130,7 +130,8 @@ def _standing(
 ) -> Standing:
     mean = float(np.mean(values)) if values else math.nan
     half = float(stats.t.ppf(0.975, len(values) - 1)) * _standard_error(values, resolution) if values[1:] else math.inf
-    hits = [t for t in (steps_to(trial, metric, target) for trial in trials) if t is not None]
+    arrivals = [math.inf if (t := steps_to(trial, metric, target)) is None else t for trial in trials]
+    median = float(np.median(arrivals))
     rule = algorithm(trials[0].algorithm).rule
     return Standing(
         trials[0].algorithm,
@@ -142,8 +143,8 @@ def _standing(
         p,
         tied=p > LEVEL,
         diverged=sum(t.outcome != "finished" for t in trials),
-        reached=len(hits),
-        steps_to_target=float(np.median(hits)) if hits else None,
+        reached=int(np.isfinite(arrivals).sum()),
+        steps_to_target=median if math.isfinite(median) else None,
         cpu_seconds=float(np.median([t.cpu_seconds for t in trials])),
         vectors=sum(not start.scalar for start in rule.remembers.values()),
     )
@@ -165,9 +166,10 @@ def _sentence(
     if winner:
         return f"{winner} validates best: {figure}; every other algorithm is worse by a corrected test."
     others = ", ".join(name for name in tied if name != best.algorithm)
-    tie = "all" if len(tied) == len(standings) else f"{len(tied)} of {len(standings)}"
+    n = len(standings)
+    who = f"none of the {n} algorithms can" if len(tied) == n else f"{len(tied)} of the {n} algorithms cannot"
     return (
-        f"A tie: {tie} algorithms cannot be told apart from the best on fresh seeds. {best.algorithm} is "
+        f"A tie: {who} be told apart on fresh seeds. {best.algorithm} is "
         f"recommended, the cheapest within a standard error of the best (it remembers {best.vectors} "
         f"vector{'s' * (best.vectors != 1)} beside the parameters): {figure}. Tied with it: {others}."
     )

@@ -50,8 +50,9 @@ def full(knob: str) -> Start:
 class Rule:
     """An update rule and what its signature declares.
 
-    `step` is the one way to run it. `wraps` is the combinator and the rule inside, for a rule that a
-    combinator made; whoever runs rules another way (compiled, say) rebuilds the outer one around the inner.
+    `step` is the one way to run it. `source` is the function that was declared: the rule's, or the combinator's for a
+    rule that a combinator made. `wraps` is then the combinator and the rule inside. Whoever runs rules another way
+    (compiled, say) reads the sources, or rebuilds the outer rule around the inner.
 
     >>> from thalweg import adam
     >>> adam.sees, list(adam.remembers), list(adam.knobs)
@@ -141,7 +142,8 @@ def combinator(fn: Callable[..., Any]) -> Callable[..., Rule]:
         for knob in shared:
             if knob not in inside.knobs:
                 raise AlgorithmError(f"{fn.__name__} needs a rule with the knob '{knob}': {inside.name} has none")
-        for clash in (set(own_remembers) & set(inside.remembers)) | (set(own_knobs) & set(inside.knobs)):
+        own, others = {*own_remembers, *own_knobs}, {*inside.remembers, *inside.knobs}
+        for clash in sorted((own & others) | (own & {*inside.sees}) | ({*own_sees} & others)):
             raise AlgorithmError(f"{fn.__name__} cannot wrap {inside.name}: both have '{clash}'; is it applied twice?")
         sees = tuple(name for name in SEEN if name in own_sees + inside.sees)
         names = [*own_remembers, *inside.remembers]
@@ -174,6 +176,7 @@ def combinator(fn: Callable[..., Any]) -> Callable[..., Rule]:
             knobs={**inside.knobs, **own_knobs, **defaults},
             doc=inspect.getdoc(fn) or "",
             wraps=(lambda other: combine(other, **defaults), inside),
+            source=fn,
         )
 
     combine.__name__ = fn.__name__
@@ -216,11 +219,11 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def maximum(x: Any, y: Any) -> Any:
-    return _pairwise(torch.maximum, max, x, y)
+    return _pairwise(torch.maximum, lambda a, b: a if a > b or a != a else b, x, y)  # NaN from either side
 
 
 def minimum(x: Any, y: Any) -> Any:
-    return _pairwise(torch.minimum, min, x, y)
+    return _pairwise(torch.minimum, lambda a, b: a if a < b or a != a else b, x, y)
 
 
 def _pairwise(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any], x: Any, y: Any) -> Any:

@@ -28,6 +28,7 @@ from torch import Tensor
 from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Rule
 from thalweg.execution.generate import kernel_source, scalar_memory, vector_memory
+from thalweg.execution.syntax import runs_inner_once
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +68,12 @@ def compiled(rule: Rule, like: Tensor) -> Rule:
 
     It has what the rule sees, remembers and its knobs, with two differences in `step`: the memory passed in is
     *consumed* (vectors are updated in place and returned), and the step Δθ lies in a buffer that the next step
-    overwrites: clone either to keep it. A knob is one number; a new value never compiles anew. A rule that a combinator
-    made becomes the combinator around the kernel of the inner rule; there Δθ is a new tensor each time, but a
-    combinator must not run its inner rule twice in a step.
+    overwrites: clone either to keep it. A knob is one number; a new value never compiles anew. A combinator written in
+    the vocabulary is part of the kernel; another one (a norm, say) runs itself, around the kernel of its inner rule.
 
     Raises AlgorithmError where the rule has no kernel (it sees `f`, or says something outside the vocabulary, or its
-    source is in no file), for another kind of `like`, and where Numba is not installed.
+    source is in no file, or it is a combinator's that does not run its inner rule exactly once), for another kind of
+    `like`, and where Numba is not installed.
 
     >>> from thalweg import adam
     >>> theta = torch.zeros(3)
@@ -85,10 +86,6 @@ def compiled(rule: Rule, like: Tensor) -> Rule:
 
 
 def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
-    if rule.wraps is not None:
-        combinator, inner = rule.wraps
-        outer = combinator(_compiled(inner, like, None))  # what it does with Δθ is not known: no shared buffer
-        return replace(outer, name=rule.name, knobs=rule.knobs, doc=rule.doc)
     if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in _REALS:
         raise AlgorithmError(
             "a kernel needs a contiguous float32 or float64 vector on the CPU, "
@@ -96,11 +93,19 @@ def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
         )
     if importlib.util.find_spec("numba") is None:
         raise AlgorithmError("a kernel needs Numba, which is not installed: python -m pip install numba")
+    try:
+        source = kernel_source(rule, like.dtype)
+    except AlgorithmError:
+        if rule.wraps is None or not runs_inner_once(rule):  # a second run would find the memory consumed
+            raise
+        combinator, inner = rule.wraps
+        keeps_nothing = len(rule.remembers) == len(inner.remembers)
+        outer = combinator(_compiled(inner, like, scratch if keeps_nothing else None))  # or it may keep Δθ itself
+        return replace(outer, name=rule.name, knobs=rule.knobs, doc=rule.doc)
     arrays = len(rule.sees) + len(vector_memory(rule)) + 1
     numbers = len(scalar_memory(rule)) + len(rule.knobs)
     signature = ", ".join([f"{_REALS[like.dtype]}[::1]"] * arrays + ["float64"] * numbers)
-    kernel = _kernel(kernel_source(rule, like.dtype), signature)
-    return replace(rule, fn=_on_tensors(rule, kernel, like, scratch))
+    return replace(rule, fn=_on_tensors(rule, _kernel(source, signature), like, scratch))
 
 
 _REALS = {torch.float32: "float32", torch.float64: "float64"}

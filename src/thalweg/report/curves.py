@@ -50,7 +50,7 @@ def _curves(runs: Runs, colours: Mapping[str, int], reading: Reading) -> Panel:
         middle = _median_curve(trials, of)
         lines = [Line(path(seed), "thin") for seed in seeds if len(seed) > 1]
         lines.append(Line(path((x.at(t), y.at(median(v))) for t, v in middle), "thick"))
-        marks = [Mark(x.at(t), y.at(median(v)), _said(algorithm, reading.label, t, v)) for t, v in middle]
+        marks = [Mark(x.at(t), y.at(median(v)), _said(reading.name, t, v)) for t, v in middle]
         series.append(Series(algorithm, colours[algorithm], lines, marks))
         if middle:
             ends.append((Tick(y.at(median(middle[-1][1])), algorithm), colours[algorithm]))
@@ -67,9 +67,9 @@ def _median_curve(trials: Sequence[Trial], of: Callable[[Point], float]) -> list
     return sorted(at.items())
 
 
-def _said(algorithm: str, name: str, t: int, values: Sequence[float]) -> str:
-    seeds = f" ({len(values)} seeds: {number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
-    return f"{algorithm}, step {t}: {name} {number(median(values))}{seeds}"
+def _said(name: str, t: int, values: Sequence[float]) -> str:
+    seeds = f" ({number(min(values))} to {number(max(values))})" if len(values) > 1 else ""
+    return f"step {t}: {name} {number(median(values))}{seeds}"
 
 
 def _table(runs: Runs, name: str) -> Table:

@@ -14,21 +14,23 @@ for (const figure of all("figure")) {
     const box = mark.getBoundingClientRect();
     return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
   };
+  const light = (of) => all("[data-of]", figure).forEach((e) => e.classList.toggle("dim", of !== null && e.dataset.of !== of));
+  const said = (mark) => `${mark.closest(".series").dataset.name}, ${mark.dataset.say}`;
   const select = (mark, aloud) => {
     current?.classList.remove("at");
     current = mark;
     tip.hidden = !mark;
-    if (aloud || !mark) readout.textContent = mark ? mark.dataset.say : "";
+    if (aloud || !mark) readout.textContent = mark ? said(mark) : "";
+    if (figure.classList.contains("wide")) light(mark && mark.closest(".series").dataset.of);
     if (!mark) return;
     mark.classList.add("at");
-    tip.textContent = mark.dataset.say;
+    tip.textContent = said(mark);
     const place = centre(mark), box = stage.getBoundingClientRect();
     const left = Math.min(Math.max(place.x - box.x - tip.offsetWidth / 2, 0), box.width - tip.offsetWidth);
     const above = place.y - box.y - tip.offsetHeight - 12;
     tip.style.left = `${left}px`;
     tip.style.top = `${above < -24 ? place.y - box.y + 14 : above}px`;
   };
-  const light = (of) => all("[data-of]", figure).forEach((e) => e.classList.toggle("dim", of !== null && e.dataset.of !== of));
 
   stage.addEventListener("pointermove", (event) => {
     let nearest = null, least = 24;
@@ -37,10 +39,9 @@ for (const figure of all("figure")) {
       if (distance < least) [nearest, least] = [mark, distance];
     }
     if (nearest !== current) select(nearest, false);
-    if (figure.classList.contains("wide")) light(nearest && nearest.parentNode.dataset.of);
   });
-  stage.addEventListener("pointerleave", () => { select(null); light(null); });
-  stage.addEventListener("blur", () => { select(null); light(null); });
+  stage.addEventListener("pointerleave", () => select(null));
+  stage.addEventListener("blur", () => select(null));
   stage.addEventListener("keydown", (event) => {
     const group = (mark) => mark.closest(".series");
     const points = marks(), groups = [...new Set(points.map(group))];

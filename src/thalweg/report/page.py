@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from thalweg.comparison.plan import duration
 from thalweg.comparison.result import Study
+from thalweg.comparison.study import Trial
 from thalweg.comparison.verdict import Verdict
 from thalweg.core.errors import StorageError
 from thalweg.report.figures import figures
@@ -39,8 +39,7 @@ def write_report(study: Study, path: Path) -> None:
 def render(study: Study) -> str:
     """The page as text."""
     style, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    # The style and the script are ours, and go in as they are: their hashes are of these very characters.
-    own = {"style": Markup(style), "script": Markup(script), "policy": policy(style, script)}
+    own = {"style": style, "script": script, "policy": policy(style, script)}
     return _environment().get_template("page.html").render(**own, **content(study))
 
 
@@ -118,7 +117,7 @@ def _next_steps(study: Study, verdict: Verdict | None) -> list[tuple[str, str]]:
     return [predict, (again, f"thalweg fit {source} --recipe {recipe} --out runs/again")]
 
 
-def _row(study: Study, trial: Any) -> list[Any]:
+def _row(study: Study, trial: Trial) -> list[Any]:
     """A trial in the table of everything that was tried."""
     point = trial.best(study.metric)
     metric, loss, at = (point.valid_metric, point.valid_loss, point.t) if point else (None, None, None)

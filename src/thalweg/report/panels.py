@@ -10,7 +10,7 @@ from thalweg.report.scales import Tick
 
 
 class Mark(NamedTuple):
-    """A point that can be pointed at: where (percent, from the left and the top), what it says, how it looks.
+    """A point that can be pointed at: where (percent from the left and the top), and what it says of its algorithm.
 
     `shape` is "dot", "large" (a mean or median), "hollow" (cut early), "cross" (diverged) or "chosen".
     """

@@ -32,12 +32,12 @@ def _panel(title: str, rows: Sequence[Row], colours: dict[str, int], x: Scale, g
     series, y_ticks, ends = [], [], []
     for i, row in enumerate(rows):
         y = round((i + 0.5) * height, 2)
-        marks = [Mark(x.at(v), y, f"{row.algorithm}: a seed at {number(v)}") for v in row.values if math.isfinite(v)]
+        marks = [Mark(x.at(v), y, f"a seed at {number(v)}") for v in row.values if math.isfinite(v)]
         lines = []
         if row.interval is not None:
             lines.append(Line(path((x.at(v), y) for v in row.interval), "interval"))
         if row.centre is not None and math.isfinite(row.centre):
-            marks.append(Mark(x.at(row.centre), y, row.text or f"{row.algorithm}: {row.beside}", "large"))
+            marks.append(Mark(x.at(row.centre), y, row.text or row.beside, "large"))
         series.append(Series(row.algorithm, colours[row.algorithm], lines, marks))
         y_ticks.append(Tick(y, row.algorithm))
         ends.append((Tick(y, row.beside), colours[row.algorithm]))
@@ -68,7 +68,7 @@ def ranking(verdict: Verdict, name: str, colours: dict[str, int]) -> Figure:
 def _ranked(s: Standing, name: str) -> Row:
     interval = (s.low, s.high) if math.isfinite(s.low) else None
     said = f", 95 % interval {number(s.low)} to {number(s.high)}" if interval else ""
-    text = f"{s.algorithm}: mean {name} {number(s.mean)} over {len(s.values)} seeds{said}"
+    text = f"mean {name} {number(s.mean)} over {len(s.values)} seeds{said}"
     return Row(s.algorithm, s.values, s.mean, number(s.mean), interval, text)
 
 
@@ -77,47 +77,56 @@ def targets(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure |
     runs = _confirmations(study, verdict)
     if not any(s.reached for s in verdict.standings):
         return None
-    variants, columns = [], {}
-    for name, unit in (("steps", 0), ("CPU seconds", 1)):
-        rows = []
-        for algorithm, trials in runs.items():
-            hits = [hit[unit] for t in trials if (hit := _hit(t, study, verdict.target)) is not None]
-            beside = number(median(hits)) if hits else "never"
-            few = f" ({share(len(hits), len(trials))})" if 0 < len(hits) < len(trials) else ""
-            text = (
-                f"{algorithm}: median {beside} {name} to the target, reached by {share(len(hits), len(trials))} seeds"
-            )
-            rows.append(Row(algorithm, hits, median(hits) if hits else None, beside + few, None, text))
-        variants.append(Variant(name, [_panel("", rows, colours, _around(rows, zero=True))], f"{name} to the target"))
-        columns[name] = [row.beside for row in rows]
+    variants, columns = [], []
+    for unit, name in enumerate(("steps", "CPU seconds")):
+        rows = [_timed(algorithm, _hits(trials, study, verdict, unit), name) for algorithm, trials in runs.items()]
+        axis = _around(rows, zero=True)
+        variants.append(Variant(name, [_panel("", rows, colours, axis)], f"{name} to the target"))
+        columns.append([number(row.centre) for row in rows])
     table = [
         [s.algorithm, share(s.reached, len(runs[s.algorithm])), *cells]
-        for s, *cells in zip(verdict.standings, *columns.values(), strict=True)
+        for s, *cells in zip(verdict.standings, *columns, strict=True)
     ]
     caption = (
-        f"When a run first validates at {study.metric.name} {number(verdict.target)}, the median over all algorithms: "
-        "large points are medians over seeds, small points the seeds. Further left is faster."
+        f"When a run first validates at {study.metric.name} {number(verdict.target)}, the median over all algorithms. "
+        "Large points are medians over seeds, a seed that never got there counting as infinitely late; small points "
+        "are the seeds. Further left is faster."
     )
     head = ["algorithm", "seeds that reached it", "median steps", "median CPU seconds"]
     return Figure("target", "Time to target", caption, "rows", variants, Table(head, table))
 
 
-def _hit(trial: Trial, study: Study, target: float) -> tuple[float, float] | None:
-    """Steps and CPU seconds until a run reached the target; None where it did not."""
-    t = steps_to(trial, study.metric, target)
-    return None if t is None else (float(t), trial.cpu_seconds * t / max(trial.steps, 1))
+def _timed(algorithm: str, hits: Sequence[float], unit: str) -> Row:
+    reached = [hit for hit in hits if math.isfinite(hit)]
+    middle = median(hits) if reached else None
+    middle = middle if middle is not None and math.isfinite(middle) else None
+    few = share(len(reached), len(hits))
+    beside = "never" if not reached else f"only {few}" if middle is None else number(middle)
+    if middle is not None and len(reached) < len(hits):
+        beside = f"{beside} ({few})"
+    return Row(algorithm, reached, middle, beside, None, f"median {number(middle)} {unit}, reached by {few} seeds")
+
+
+def _hits(trials: Sequence[Trial], study: Study, verdict: Verdict, unit: int) -> list[float]:
+    """Steps (unit 0) or CPU seconds (unit 1) until each run reached the target; inf where it did not."""
+    hits = []
+    for trial in trials:
+        t = steps_to(trial, study.metric, verdict.target)
+        spent = math.inf if t is None else trial.cpu_seconds * t / max(trial.steps, 1)
+        hits.append(spent if unit else float(t or math.inf))
+    return hits
 
 
 def trade_offs(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure:
     """Speed, stability and generalisation beside each other: the three that no algorithm has all of."""
     runs = _confirmations(study, verdict)
     ends = {a: [p for t in trials if (p := t.best(study.metric)) is not None] for a, trials in runs.items()}
-    hits = {a: [h for t in trials if (h := _hit(t, study, verdict.target))] for a, trials in runs.items()}
+    steps, seconds = ({a: _hits(trials, study, verdict, unit) for a, trials in runs.items()} for unit in (0, 1))
     spent = {s.algorithm: [t for t in study.trials if t.algorithm == s.algorithm] for s in verdict.standings}
     failed = {a: sum(t.outcome in ("diverged", "failed") for t in trials) for a, trials in spent.items()}
     measures: dict[str, dict[str, float | None]] = {
-        "Speed: steps to target": {a: _median([h[0] for h in found]) for a, found in hits.items()},
-        "Speed: CPU seconds to target": {a: _median([h[1] for h in found]) for a, found in hits.items()},
+        "Speed: steps to target": {a: median(hits) for a, hits in steps.items()},
+        "Speed: CPU seconds to target": {a: median(hits) for a, hits in seconds.items()},
         "Stability: spread over seeds": {
             s.algorithm: stdev(s.values) if len(s.values) > 1 else None for s in verdict.standings
         },
@@ -139,9 +148,10 @@ def trade_offs(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figur
 
 
 def _lollipop(algorithm: str, value: float | None, title: str) -> Row:
-    stem = None if value is None or not math.isfinite(value) else (0.0, value)
+    value = value if value is not None and math.isfinite(value) else None
+    stem = None if value is None else (0.0, value)
     beside = number(value, 3)
-    return Row(algorithm, [], value, beside, stem, f"{algorithm}, {title[0].lower()}{title[1:]}: {beside}")
+    return Row(algorithm, [], value, beside, stem, f"{title[0].lower()}{title[1:]}: {beside}")
 
 
 def _confirmations(study: Study, verdict: Verdict) -> dict[str, list[Trial]]:
@@ -151,6 +161,7 @@ def _confirmations(study: Study, verdict: Verdict) -> dict[str, list[Trial]]:
 
 
 def _median(values: Sequence[float]) -> float | None:
+    """Of the finite ones."""
     finite = [v for v in values if math.isfinite(v)]
     return median(finite) if finite else None
 

@@ -128,6 +128,6 @@ def _decades(low: float, high: float) -> list[float]:
     if within <= 1 and high / low < 3:
         return _round_numbers(low, high)
     factors = (1, 2, 5) if within <= 2 else (1,)
-    every = math.ceil(within / TICKS)
+    every = max(1, math.ceil(within / TICKS))
     marks = [factor * 10.0**e for e in range(first, last + 1, every) for factor in factors]
     return [mark for mark in marks if low <= mark <= high]

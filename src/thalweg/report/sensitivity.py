@@ -60,7 +60,7 @@ def _panels(study: Study, groups: Groups, colours: Mapping[str, int], reading: R
 def _mark(trial: Trial, point: Point | None, shape: str, reading: Reading, x: Scale, y: Scale) -> Mark:
     value = math.nan if point is None else reading.of(point)
     others = knobs(trial.recipe)
-    said = f"{trial.algorithm}, lr {number(rate(trial.recipe))}" + (f", {others}" if others else "")
+    said = f"lr {number(rate(trial.recipe))}" + (f", {others}" if others else "")
     if not math.isfinite(value):
         return Mark(x.at(rate(trial.recipe)), _BAND / 2, f"{said}: {trial.outcome} at step {trial.steps}", "cross")
     how = f" after {trial.steps} steps" if shape == "hollow" else ""

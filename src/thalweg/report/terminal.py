@@ -1,4 +1,4 @@
-"""What the command line shows: a calm bar while it works (a line now and then where there is no terminal), and tables."""
+"""What the command line shows: a calm bar while it works (without a terminal, a line now and then), and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from thalweg.training.fit import Moment
 
 REFRESH = 0.1  # seconds between two redrawings of a bar
+BAR = 6  # characters: with all figures, a line of 80
+SEPARATOR = " · "
 QUIET = 10.0  # seconds between two lines where there is no terminal
+WORDS = ("sanity", "plan")  # stages of a comparison that are told in words, not as a bar
 STAGES = {"train": "training", "retrain": "retraining", "continue": "continuing"}
 
 
@@ -32,7 +35,7 @@ def fit_progress(console: Console, metric: str) -> Iterator[Callable[[Moment], N
         last: Moment | None = None
 
         def draw(moment: Moment) -> None:
-            seen = [f"loss {moment.loss:.4g}"]
+            seen = [f"loss {moment.loss:.3g}"]
             if moment.point is not None:
                 seen.append(f"{metric} {moment.point.valid_metric:.4g}")
             show.at(STAGES[moment.stage], moment.t, moment.steps, [*seen, *clock.pace(moment.t, moment.steps)])
@@ -40,7 +43,7 @@ def fit_progress(console: Console, metric: str) -> Iterator[Callable[[Moment], N
         def tell(moment: Moment) -> None:
             nonlocal last
             if moment.note:
-                console.print(f"[dim]{escape(moment.note)}[/dim]", soft_wrap=True, highlight=False)
+                console.print(f"  {moment.note}", style="dim", markup=False, highlight=False, soft_wrap=True)
                 return
             if last is None or moment.stage != last.stage:
                 if last is not None:
@@ -63,10 +66,10 @@ def compare_progress(console: Console) -> Iterator[Callable[[Event], None]]:
     with _shown(console) as show:
 
         def tell(event: Event) -> None:
-            if event.total <= 1:
+            if event.stage in WORDS:
                 for line in event.note.split("; ") if event.note else []:
-                    console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
-            elif show.due() or event.done == event.total:
+                    console.print(f"  {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            elif event.total and (show.due() or event.done == event.total):
                 show.at(event.stage, event.done, event.total, [event.note] if event.note else [])
 
         yield tell
@@ -84,7 +87,7 @@ class _Clock:
             return []
         speed = (t - self.first) / elapsed
         left = [f"{duration((steps - t) / speed)} left"] if t < steps else []
-        return [f"{speed:,.0f} steps/s", *left]
+        return [f"{speed:.0f}/s", *left]
 
 
 class _Bar:
@@ -102,7 +105,11 @@ class _Bar:
         self.drawn = time.monotonic()
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total, seen="")
-        words = " · ".join([f"{done:,}/{total:,}", *seen])
+        parts = [f"{done}/{total}", *seen]
+        room = self.progress.console.width - max(map(len, self.tasks)) - BAR - 3
+        while len(parts) > 1 and len(SEPARATOR.join(parts)) > room:
+            parts.pop()  # what matters least stands last
+        words = SEPARATOR.join(parts)
         self.progress.update(self.tasks[stage], completed=done, total=total, seen=escape(words))
 
 
@@ -118,7 +125,7 @@ class _Lines:
 
     def at(self, stage: str, done: int, total: int, seen: Sequence[str]) -> None:
         self.said = time.monotonic()
-        words = " · ".join([f"{stage} {done:,}/{total:,}", *seen])
+        words = SEPARATOR.join([f"{stage} {done}/{total}", *seen])
         self.console.print(words, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -128,8 +135,8 @@ def _shown(console: Console) -> Iterator[_Bar | _Lines]:
         yield _Lines(console)
         return
     columns = (
-        TextColumn("{task.description:12}"),
-        BarColumn(bar_width=10, complete_style="cyan", finished_style="green"),
+        TextColumn("{task.description}"),
+        BarColumn(BAR, complete_style="cyan", finished_style="green"),
         TextColumn("[dim]{task.fields[seen]}[/dim]", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
     )
     with Progress(*columns, console=console) as progress:
@@ -140,7 +147,9 @@ def fit_summary(result: Mapping[str, Any]) -> Table:
     """What a fit came to."""
     metric, best, test = result["metric"]["name"], result["best"], result["test"]
     table = _plain("", metric, "loss", "")
-    table.add_row("validation", _number(best["valid_metric"]), _number(best["valid_loss"]), f"best, at step {best['t']:,}")
+    table.add_row(
+        "validation", _number(best["valid_metric"]), _number(best["valid_loss"]), f"best, at step {best['t']:,}"
+    )
     if test is not None:
         table.add_row("test", _number(test["metric"]), _number(test["loss"]), "looked at once, at the end")
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from thalweg.learning.risk import risk
 from thalweg.learning.stopping import joined, out_of_patience
 from thalweg.training.all_data import held, said
 from thalweg.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint, write
+from thalweg.training.fitted import RESULT, Fitted, recorded, result
 from thalweg.training.folder import claimed
 from thalweg.training.predict import load_weights, save_model
 from thalweg.training.problem import Problem
@@ -41,26 +41,6 @@ class Moment(NamedTuple):
     loss: float | None = None  # on the step's batch
     point: Point | None = None  # the latest measurement
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained model and how it came about.
-
-    `network` holds the best parameters by the validation metric, or what training on all the data made of them;
-    `curve` is what was measured in training, `further` what was measured on the way to all the data, `test` the
-    (loss, metric) on the test part, computed once at the end. `notes` say what happened, in words.
-    """
-
-    network: Network
-    recipe: Recipe
-    seed: int
-    curve: list[Point]
-    further: list[Point]
-    best: Point
-    test: tuple[float, float] | None
-    notes: list[str]
-    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,42 +123,34 @@ class _Work:
     def carry_out(self) -> Fitted:
         """All stages, from the latest checkpoint on; then the test part, once."""
         checkpoint, resumed = self._latest()
-        if checkpoint is None or checkpoint.values["first"] is None:
+        run, network, further = None, None, list[Point]()
+        first = None if checkpoint is None else checkpoint.values["first"]
+        if first is None:
             run, first = self._train(checkpoint)
-            checkpoint = None
-        else:
-            run, first = None, checkpoint.values["first"]
-        best = Point(*first["best"])
+            network, checkpoint = run.network, None
         notes = list(first["notes"])
-        network, further = (run.network, []) if run else (None, [])
         if self.settings.use_all_data is not None:
             network, further = self._all_data(run, first, checkpoint, notes)
         assert network is not None
         test = None if self.problem.test is None else risk(network, self.problem.test, self.problem.metric)
-        curve = [Point(*p) for p in first["curve"]]
+        curve, best = [Point(*p) for p in first["curve"]], Point(*first["best"])
         fitted = Fitted(network, self.recipe, self.settings.seed, curve, further, best, test, notes, self.folder)
         if self.folder is not None:
             save_model(self.folder, self.problem, network, self.recipe)
-            write(self.folder / "result.json", json.dumps(result(self.problem, fitted), indent=1).encode())
+            write(self.folder / RESULT, json.dumps(result(self.problem, fitted), indent=1).encode())
         return replace(fitted, notes=resumed + notes)
 
     def finished(self) -> Fitted | None:
         """What the folder holds of a fit that was carried out before; None where there is still something to do."""
-        if self.folder is None or not (self.folder / "result.json").is_file():
+        if self.folder is None or not (self.folder / RESULT).is_file():
             return None
         network = self.problem.network(self.settings.seed)
         try:
-            known = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
             load_weights(self.folder, network.module)
-        except (StorageError, ValueError) as error:
+            return recorded(self.folder, network, self.recipe)
+        except StorageError as error:
             self.tell(Moment("train", 0, self.recipe.steps, note=f"{error}; it is made again from the last checkpoint"))
             return None
-        curve, further = ([_point(p) for p in known[part]] for part in ("curve", "further"))
-        test = known["test"] and (known["test"]["loss"], known["test"]["metric"])
-        notes = [*known["notes"], f"this was finished before: {self.folder} is as it was"]
-        return Fitted(
-            network, self.recipe, self.settings.seed, curve, further, _point(known["best"]), test, notes, self.folder
-        )
 
     def _latest(self) -> tuple[Checkpoint | None, list[str]]:
         checkpoint = None if self.folder is None else latest_checkpoint(self.folder / "checkpoints")
@@ -252,7 +224,9 @@ class _Work:
                 if ended or self.interrupted() or time.monotonic() - self.saved_at >= self.save_every:
                     self._save(run, stage, first)
                 if self.interrupted():
-                    kept = "" if self.folder is None else f", saved in {self.folder}: the same command goes on from here"
+                    kept = (
+                        "" if self.folder is None else f", saved in {self.folder}: the same command goes on from here"
+                    )
                     raise KeyboardInterrupt(f"stopped at step {step.t} of {until}{kept}")
                 if ended:
                     return
@@ -267,35 +241,6 @@ class _Work:
             save_checkpoint(self.folder / "checkpoints", tensors, {"stage": stage, "run": values, "first": first})
             self.saved_step = run.t
         self.saved_at = time.monotonic()
-
-
-def result(problem: Problem, fitted: Fitted) -> dict[str, Any]:
-    """What a fit found, for JSON: the same for the same problem, recipe and seed (numbers that are none are null)."""
-    metric = {"name": problem.metric.name, "higher_is_better": problem.metric.higher_is_better}
-    test = None if fitted.test is None else dict(zip(("loss", "metric"), map(_finite, fitted.test), strict=True))
-    return {
-        "problem": problem.name,
-        "recipe": asdict(fitted.recipe),
-        "seed": fitted.seed,
-        "metric": metric,
-        "best": _measured(fitted.best),
-        "test": test,
-        "notes": fitted.notes,
-        "curve": [_measured(point) for point in fitted.curve],
-        "further": [_measured(point) for point in fitted.further],
-    }
-
-
-def _measured(point: Point) -> dict[str, Any]:
-    return {name: _finite(value) for name, value in point._asdict().items()}
-
-
-def _point(measured: dict[str, Any]) -> Point:
-    return Point(**{name: math.nan if value is None else value for name, value in measured.items()})
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _refuse_infinite(run: Run) -> None:

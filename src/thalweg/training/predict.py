@@ -65,7 +65,9 @@ def load_weights(folder: Path, module: nn.Module) -> None:
         module.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise StorageError(f"the weights in {folder} are not this model's, has its code changed since? {reason}") from error
+        raise StorageError(
+            f"the weights in {folder} are not this model's, has its code changed since? {reason}"
+        ) from error
 
 
 def description(folder: Path | str) -> dict[str, Any]:
@@ -90,7 +92,9 @@ def predict(folder: Path | str, given: Any) -> pl.DataFrame | Tensor:
         return _outputs(_module(folder, described), _fitting(given, described))
     frame = read_table(given) if isinstance(given, str | Path) else given
     if not isinstance(frame, pl.DataFrame):
-        raise ProblemError(f"a {type(given).__name__} was given: this model takes a table, a polars DataFrame or its path")
+        raise ProblemError(
+            f"a {type(given).__name__} was given: this model takes a table, a polars DataFrame or its path"
+        )
     return decode(preprocessing, _outputs(_module(folder, described), transform(preprocessing, frame)))
 
 
@@ -114,7 +118,9 @@ def _verified(folder: Path, name: str) -> bytes:
         content = (folder / name).read_bytes()
     except FileNotFoundError as error:
         what = "is no folder" if not folder.is_dir() else "holds no finished model"
-        raise StorageError(f"{folder} {what}: train one with thalweg fit ... --out {shlex.quote(str(folder))}") from error
+        raise StorageError(
+            f"{folder} {what}: train one with thalweg fit ... --out {shlex.quote(str(folder))}"
+        ) from error
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder / MANIFEST} is damaged: type the command that trained it again") from error
     if hashlib.sha256(content).hexdigest() != manifest.get(name):
@@ -140,7 +146,7 @@ def _module(folder: Path, described: dict[str, Any]) -> nn.Module:
 @torch.inference_mode()
 def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
     try:
-        return torch.cat([module(part) for part in inputs.split(CHUNK)]).clone()
+        return torch.cat([module(part) for part in torch.split(inputs, CHUNK)]).clone()
     except (RuntimeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ProblemError(f"the model does not take these inputs {tuple(inputs.shape)}: {reason}") from error
@@ -171,7 +177,7 @@ def _array(path: Path, described: dict[str, Any]) -> np.ndarray:
     shape = described["inputs"]["shape"]
     if path.suffix.lower() == ".npy":
         try:
-            return np.load(path, allow_pickle=False)
+            return np.asarray(np.load(path, allow_pickle=False))
         except (ValueError, EOFError) as error:
             raise ProblemError(f"{path} cannot be read as .npy: {str(error).splitlines()[0]}") from error
     if path.suffix.lower() != ".csv":

@@ -22,7 +22,6 @@ from thalweg.strategies.clipping import clipped
 from thalweg.strategies.decay import decayed
 from thalweg.strategies.schedules import SCHEDULES, warmed_up
 
-
 _KINDS: dict[str, type] = {
     "algorithm": str, "steps": Integral, "batch_size": Integral, "knobs": dict, "schedule": str, "warmup": Real,
     "clip_norm": Real, "ema_decay": Real, "init_gain": Real, "drop_last": bool,
@@ -65,7 +64,7 @@ class Recipe:
             ("warmup", self.warmup, 0 <= self.warmup < 1),
         ):
             if not good:
-                raise AlgorithmError(f"the recipe says {name} = {value}: it must be positive (warmup: from 0 to under 1)")
+                raise AlgorithmError(f"the recipe says {name} = {value}: it must be at least 1 (warmup: 0 to under 1)")
 
     def _check_kinds(self) -> None:
         for name, kind in _KINDS.items():
@@ -119,7 +118,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """Reads what `save` wrote, or a hand-written one; raises StorageError or AlgorithmError saying what is wrong."""
+        """Reads what `save` wrote, or a hand-written file; StorageError or AlgorithmError say what is wrong with it."""
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from thalweg.core.errors import DivergenceError
@@ -32,8 +31,9 @@ class Run:
     """A run in progress: the network, the rule's memory, the curve so far and the best point of it.
 
     `advance` trains and yields every Step; every `every` steps it measures the validation loss and metric, appends
-    a Point to `curve` and keeps the best parameters (by the metric, then by the loss). Initialisation, data order and dropout are
-    functions of `seed`, so that `state` and `load` make a resumed run bit-identical to an uninterrupted one.
+    a Point to `curve` and keeps the best parameters (by the metric, then by the loss). Initialisation, data order
+    and dropout are functions of `seed`, so that `state` and `load` make a resumed run bit-identical to an
+    uninterrupted one.
 
     Raises DivergenceError, from `advance`, when a loss is not a finite number.
     """
@@ -58,9 +58,7 @@ class Run:
         """Trains up to step `until` (the recipe's last by default)."""
         until = self.recipe.steps if until is None else min(until, self.recipe.steps)
         batches = (self.batches[t] for t in range(self.t, until))
-        stream = descend(
-            self.network, self.rule, batches, memory=self.memory, t=self.t, seed=self.seed, **self.knobs
-        )
+        stream = descend(self.network, self.rule, batches, memory=self.memory, t=self.t, seed=self.seed, **self.knobs)
         for step in stream:
             self.t, self.memory = step.t, step.memory
             if not math.isfinite(step.loss):
@@ -126,5 +124,3 @@ class Run:
 
 
 _PARTS = ("now", "best", "memory")
-
-
