@@ -127,9 +127,7 @@ def suggested(trial: optuna.Trial) -> dict:
     return trial.params
 
 
-def usual_loop(
-    problem: Problem, params: dict, seed: int, trial: optuna.Trial | None = None
-) -> tuple[float, float]:
+def usual_loop(problem: Problem, params: dict, seed: int, trial: optuna.Trial | None = None) -> tuple[float, float]:
     """The loop that people write, at its fastest: fused optimizer, batches by index. (best validation loss, test loss)"""
     torch.manual_seed(seed)
     model = problem.model()
@@ -210,7 +208,9 @@ def main() -> None:
             cost, losses = tune()
             rows.setdefault(name, []).append((cost, float(np.mean(losses))))
             print(f"repeat {seed}  {name:32s} {cost:6.2f} CPU s  test loss {np.mean(losses):.4f}", flush=True)
-    print(f"\n| {options.task}, {options.repeats} repeats | CPU s (mean) | cost against ours | test loss, mean | worst |")
+    print(
+        f"\n| {options.task}, {options.repeats} repeats | CPU s (mean) | cost against ours | test loss, mean | worst |"
+    )
     print("|---|---|---|---|---|")
     mine = float(np.mean([cost for cost, _ in rows["thalweg"]]))
     for name, results in rows.items():

@@ -2,7 +2,7 @@
 
 One process, one thread, by turns: each round runs a few steps of every contender in a new order, and the table shows
 the median over the rounds of the CPU time of a step. A step is a batch, the forward pass, the gradient, the update
-and the loss as a number. Run `python benchmarks/step.py > docs/step.md`; it takes about two minutes.
+and the loss as a number. Run `python benchmarks/step.py > benchmarks/results/step.md`; it takes about two minutes.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ COMMANDS = typer.main.get_command(cli.app).commands
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"(?<=<!-- table: )(?P<name>[\w -]+)( -->\n)(?P<rows>.*?)(?=<!-- end -->)", re.DOTALL)
-NUMBER = re.compile(r"[+-]?\d[\d,.]*(e[+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?")
 LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MAKE = {"make compare", "make test"}  # run in a fresh clone by a test of their own
 
@@ -255,7 +255,7 @@ def options(command):
 def start(option):
     if isinstance(option.show_default, str):
         return option.show_default
-    return "none" if option.default in (None, False) else f"`{option.default}`"
+    return "none" if option.default is None or option.default is False else f"`{option.default}`"
 
 
 def house():

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +84,9 @@ def compare(
     algorithms: Annotated[
         str | None, typer.Option(help="Which to race, such as sgd,adam,lion.", show_default="all")
     ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data in a whole run.", show_default="the problem's")
+    ] = None,
     seed: Seed = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="runs/NAME")] = None,
@@ -98,6 +102,8 @@ def compare(
 
     names = None if algorithms is None else [name.strip() for name in algorithms.split(",") if name.strip()]
     loaded = load(problem, target)
+    if epochs is not None:
+        loaded = replace(loaded, epochs=epochs)
     _introduce(loaded)
     with compare_progress(err_console) as progress:
         study = run(
@@ -109,6 +115,7 @@ def compare(
         _print_json(
             {
                 "folder": str(study.folder),
+                "report": str(study.folder / "report.html"),
                 "winner": verdict.winner,
                 "recommended": verdict.recommended,
                 "tied": verdict.tied,

@@ -239,7 +239,7 @@ def _described(problem: Problem, parameters: int) -> dict[str, Any]:
     sizes = {part: len(data) for part in ("train", "valid", "test") if (data := getattr(problem, part)) is not None}
     return {
         "name": problem.name, "source": problem.source, "fingerprint": problem.fingerprint(),
-        "metric": {"name": problem.metric.name, "higher_is_better": problem.metric.higher_is_better},
+        "metric": {name: getattr(problem.metric, name) for name in ("name", "higher_is_better", "low", "high")},
         "loss": getattr(problem.loss, "__name__", type(problem.loss).__name__), "chance": problem.chance,
         "about": problem.about, "sizes": sizes, "parameters": parameters, "epochs": problem.epochs,
         "model": str(problem.network(seed=0).module),

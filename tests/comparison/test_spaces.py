@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from thalweg.algorithms import ALGORITHMS
 
+from thalweg.algorithms import ALGORITHMS
 from thalweg.comparison.search import Search
 from thalweg.comparison.spaces import SPACES, Dimension, near, point_of, quasi_random, recipe_at, space
 from thalweg.comparison.study import Trial

@@ -168,6 +168,22 @@ def test_an_unused_parameter_has_a_gradient_of_zero():
     assert not g["idle.weight"].any() and not g["idle.bias"].any()
 
 
+def test_a_parameter_that_is_no_longer_used_has_no_gradient_left():
+    network = Network(HalfUsed(), F.mse_loss)
+    network.gradient(batch())
+    network.module.used, network.module.idle = network.module.idle, network.module.used
+    g = network.views(network.gradient(batch())[1])
+    assert not g["used.weight"].any() and g["idle.weight"].any()  # by the names that they had
+
+
+def test_the_gradients_of_the_module_are_left_to_the_user():
+    network = Network(module(), F.mse_loss)
+    kept = network.parameters[0].grad = torch.ones_like(network.parameters[0])
+    network.gradient(batch())
+    assert network.parameters[0].grad is kept and (kept == 1).all()
+    assert all(p.grad is None for p in network.parameters[1:])
+
+
 def test_mixed_dtypes_are_refused():
     plain = module()
     plain[2].double()

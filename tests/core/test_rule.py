@@ -112,6 +112,15 @@ def test_a_combinator_is_not_applied_twice():
         doubled(doubled(sgd))
 
 
+def test_a_combinator_and_the_rule_inside_use_a_name_for_the_same_thing():
+    @combinator
+    def weighted(inner, *, m=0.5):
+        return m * inner()
+
+    with pytest.raises(AlgorithmError, match=r"weighted cannot wrap adam: both have 'm'"):
+        weighted(adam)
+
+
 def test_a_combinator_needs_the_knob_that_it_shares():
     with pytest.raises(AlgorithmError, match="doubled needs a rule with the knob 'lr': still has none"):
         doubled(rule(still))
@@ -122,7 +131,9 @@ def still(g):
 
 
 def test_a_wrapped_rule_can_be_rebuilt_around_another():
-    combine, inner = doubled(sgd, factor=5.0).wraps
+    outer = doubled(sgd, factor=5.0)
+    combine, inner = outer.wraps
+    assert outer.source.__name__ == "doubled"
     assert inner is sgd
     assert combine(adam).name == "doubled(adam)" and combine(adam).knobs["factor"] == 5.0
 
@@ -147,6 +158,7 @@ def test_the_vocabulary_means_the_same_on_a_tensor_and_on_its_numbers(word):
 
 
 @pytest.mark.parametrize("word", [maximum, minimum])
-def test_nan_goes_through_the_vocabulary_on_tensors(word):
+def test_nan_goes_through_the_vocabulary(word):
     nan = torch.tensor([math.nan])
+    assert math.isnan(word(math.nan, 1.0)) and math.isnan(word(1.0, math.nan))
     assert word(nan, 1.0).isnan() and word(1.0, nan).isnan() and sqrt(nan).isnan() and abs(nan).isnan()

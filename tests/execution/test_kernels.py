@@ -32,8 +32,9 @@ from thalweg.core.rule import (
     where,
     zeros,
 )
+from thalweg.execution.generate import kernel_source
 from thalweg.execution.kernels import KERNEL, compiled, executable
-from thalweg.strategies.averaging import averaged_exponentially
+from thalweg.strategies.averaging import averaged, averaged_exponentially
 from thalweg.strategies.clipping import clipped, clipped_by_value
 from thalweg.strategies.decay import decayed
 
@@ -107,9 +108,89 @@ def trailing(inner, previous=zeros):
     return previous, inner()
 
 
+@combinator
+def shuffled(inner, g, theta, trace=zeros, n=clock, *, lr, strength=0.5):
+    """Uses the inner rules' names for its own ends, and hands on other things than it was handed."""
+    m = g
+    n = n + 1
+    g = 2 * g - lr
+    t = strength * n
+    v = (theta > m) * t
+    delta = inner(g=g / n + trace, theta=theta - strength * g)
+    delta = delta + lr * (g - v) / t
+    return 0.5 * delta + m, delta * strength, n
+
+
+@combinator
+def turned(inner, g, *, angle=0.5):
+    """Gives its g another meaning before an inner rule that sees the one handed to it."""
+    g = angle * g
+    return inner() - g
+
+
+@combinator
+def steady(inner, theta, *, push=0.25):
+    """Hands on one number for all."""
+    return inner(g=push > 0) + 0 * theta
+
+
+@combinator
+def backwards(inner):
+    """Outside the vocabulary: it turns the order of Δθ round."""
+    return torch.flip(inner(), (0,))
+
+
+@combinator
+def lagging(inner, last=zeros):
+    """Outside the vocabulary, and it keeps Δθ itself."""
+    delta = inner()
+    return torch.clone(last), delta
+
+
+@combinator
+def twice(inner, g):
+    return inner() + inner(g=-g)
+
+
+@combinator
+def looped(inner):
+    return sum(inner() for _ in range(2))
+
+
+@combinator
+def lent(inner):
+    return total(inner)
+
+
+def total(run):
+    return run() + run()
+
+
+@combinator
+def idle(inner, g):
+    return -g
+
+
 CATALOGUE = [entry.rule for entry in ALGORITHMS.values()]
 MADE_UP = [every_word, reassigned, shifting, swapped, colliding]
-WRAPPED = [clipped(adam), averaged_exponentially(decayed(clipped_by_value(nesterov)), ema_decay=0.5), trailing(adam)]
+INLINED = [
+    averaged_exponentially(decayed(clipped_by_value(nesterov)), ema_decay=0.5),
+    averaged(adamw),
+    trailing(adam),
+    shuffled(turned(adam)),
+    turned(shuffled(swapped)),
+    turned(every_word, angle=0.01),
+    turned(trailing(clipped_by_value(colliding)), angle=-0.5),
+    steady(decayed(adam)),
+]
+AROUND = [
+    clipped(adam),
+    clipped(decayed(adam)),
+    averaged(clipped(adam)),
+    lagging(backwards(shuffled(adam))),
+    trailing(lagging(adam)),
+]
+WRAPPED = INLINED + AROUND
 
 
 def trajectory(form: Rule, gradients: list[Tensor], **knobs: float) -> list[Tensor]:
@@ -146,6 +227,38 @@ def test_nan_and_infinity_go_where_they_go_in_the_rule(form: Rule) -> None:
     for g in ([bad, calm, bad.flip(0)], [calm, bad, calm]):
         for mine, expected in zip(trajectory(fast, g), trajectory(form, g), strict=True):
             torch.testing.assert_close(mine, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", INLINED, ids=lambda form: form.name)
+def test_a_combinator_in_the_vocabulary_is_part_of_the_one_kernel(form: Rule) -> None:
+    assert kernel_source(form, torch.float32).count("for i in range") == 1
+    assert compiled(form, torch.zeros(37)).fn.__qualname__ == compiled(sgd, torch.zeros(37)).fn.__qualname__
+
+
+@pytest.mark.parametrize("form", AROUND, ids=lambda form: form.name)
+def test_a_combinator_outside_the_vocabulary_runs_around_a_kernel(form: Rule) -> None:
+    with pytest.raises(AlgorithmError, match=r"has no kernel because of `.*torch\..*`"):
+        kernel_source(form, torch.float32)
+    assert executable(form, torch.zeros(37)).how == KERNEL
+
+
+@pytest.mark.parametrize("combine", [twice, looped, lent, idle])
+def test_a_combinator_that_may_not_run_its_inner_rule_once_stays_itself(combine) -> None:
+    for form in (combine(adam), clipped(combine(adam))):
+        chosen = executable(form, torch.zeros(4))
+        assert chosen.rule is form
+        assert chosen.how == (
+            f"eager: {combine.__name__}(adam) has no kernel: it does not run its inner rule exactly once in a step"
+        )
+
+
+def test_the_step_lies_in_one_buffer_unless_a_combinator_may_keep_it() -> None:
+    g = torch.ones(4)
+    for form, shared in ((averaged(adamw), True), (clipped(decayed(sgd)), True), (trailing(lagging(sgd)), False)):
+        fast = compiled(form, g)
+        first, memory = fast.step({"g": g, "theta": g}, fast.start(g), form.knobs)
+        second, _ = fast.step({"g": g, "theta": g}, memory, form.knobs)
+        assert (first.data_ptr() == second.data_ptr()) is shared
 
 
 @pytest.mark.parametrize("form", [every_word, adamw], ids=lambda form: form.name)

@@ -45,7 +45,7 @@ def trials_in(path):
 def test_json_says_what_a_machine_needs(undisturbed):
     folder, said = undisturbed
     assert said["recommended"] in ("sgd", "adam")
-    assert (folder / said["folder"] / "report.html").is_file()
+    assert (folder / said["report"]).is_file()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])

@@ -68,9 +68,10 @@ class Plan:
         first, second = self.rounds
         cut, short = (" and ".join(map(str, r)) for r in (self.rungs(SCREENING)[:-1], self.rungs(SCREENING)[-1:]))
         later = self.rungs(REFINEMENT)[0]
+        points = "point" if first == 1 else "points"
         return [
             f"{algorithms} algorithms, {self.batch_size} examples a step",
-            f"each screens {first} point{'s' * (first > 1)} in runs of {short} steps (the best {KEEP:.0%} go on after {cut})",
+            f"each screens {first} {points} in runs of {short} steps (the best {KEEP:.0%} go on after {cut})",
             f"then {second} near its best in runs of {self.steps} steps (the best {KEEP:.0%} go on after {later})",
             f"then its best again on {self.seeds} fresh seeds; about {duration(wall)} on {workers} processes",
         ]

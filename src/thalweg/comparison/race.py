@@ -262,20 +262,10 @@ class Race:
         """As many trials of an algorithm, from 1 to n, as the time allows beside confirmation."""
         if self.time_left is None:
             return n
-        return int(
-            self._decided(
-                "refinement",
-                lambda: max(
-                    (
-                        k
-                        for k in range(1, n + 1)
-                        if self._seconds(self.plan.cost(k, REFINEMENT) * len(self.searches) + self._reserve())
-                        <= self.time_left()
-                    ),
-                    default=1,  # without a whole run there is nothing to confirm
-                ),
-            )
-        )
+        left = self.time_left()
+        costs = {k: self.plan.cost(k, REFINEMENT) * len(self.searches) + self._reserve() for k in range(1, n + 1)}
+        fitting = [k for k, runs in costs.items() if self._seconds(runs) <= left]
+        return self._decided("refinement", lambda: max(fitting, default=1))  # no whole run, nothing to confirm
 
     def _seeds(self, finalists: int) -> int:
         if self.time_left is None:

@@ -44,12 +44,12 @@ def remarks(
     by_name = {s.algorithm: s for s in verdict.standings}
     recommended = by_name[verdict.recommended]
     confirmations = [t for t in trials if t.stage == "confirmation" and t.algorithm == verdict.recommended]
+    insensitive = _insensitive(verdict, trials, recommended, metric)
     found = [
         *_lost(verdict, searches),
         *_diverging(verdict),
-        *_edges(trials, searches, metric),
+        *(insensitive or _edges(trials, searches, metric)),  # where nothing matters, no edge does
         *_inclusions(by_name, metric),
-        *_insensitive(verdict, trials, recommended, metric),
         *_length(confirmations, metric),
         *_limited(confirmations, metric),
     ]
@@ -152,7 +152,7 @@ def _length(confirmations: Sequence[Trial], metric: Metric) -> list[Remark]:
         return []
     text = (
         f"The best point comes at {where:.0%} of the run and the last quarter still gained {mean:.3g} ± {error:.2g} "
-        f"{metric.name}: a longer run (--steps {2 * steps}) may do better, with its lr decay stretched to match."
+        f"{metric.name}: a longer run (twice the epochs) may do better, its lr decay stretched to match."
     )
     return [Remark("too short", text)]
 

@@ -42,9 +42,8 @@ class Study:
 
     @property
     def metric(self) -> Metric:
-        """The metric's name and direction (the function itself stays with the problem)."""
-        described = self.facts["problem"]["metric"]
-        return Metric(described["name"], _not_here, described["higher_is_better"])
+        """The metric's name, direction and bounds (the function itself stays with the problem)."""
+        return Metric(fn=_not_here, **self.facts["problem"]["metric"])
 
     def of(self, stage: str) -> list[Trial]:
         """The trials of a stage, in order."""

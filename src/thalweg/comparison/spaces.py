@@ -57,7 +57,7 @@ class Dimension:
         if self.scale == "choice":
             return (self.choices.index(value) + 0.5) / len(self.choices)
         if self.scale == "linear":
-            return (value - self.low) / (self.high - self.low)
+            return float((value - self.low) / (self.high - self.low))
         value = 1 - value if self.scale == "one_minus" else value
         if value <= 0:  # a weight decay of 0, say: no logarithm, but next to the smallest
             return 0.0
@@ -144,7 +144,8 @@ def point_of(recipe: Recipe, searched: Space) -> list[float]:
 
 def quasi_random(n: int, dimensions: int, seed: int) -> np.ndarray:
     """n points of a scrambled Halton sequence, `(n, dimensions)` in (0, 1): even for every n, unlike Sobol's."""
-    return qmc.Halton(dimensions, scramble=True, rng=seed).random(n)
+    points: np.ndarray = qmc.Halton(dimensions, scramble=True, rng=seed).random(n)
+    return points
 
 
 def near(centre: Sequence[float], u: np.ndarray, searched: Space, width: float) -> np.ndarray:

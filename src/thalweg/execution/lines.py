@@ -23,6 +23,7 @@ class Lines:
         self.new: dict[str, str] = {}  # the new vector memory, in code
 
     def add(self, name: str, code: str, in_loop: bool) -> str:
+        """Gives a code a name; it returns the name."""
         (self.inside if in_loop else self.before).append(f"{name} = {code}")
         return name
 

@@ -31,6 +31,8 @@ class Metric:
     name: str
     fn: Callable[[Tensor, Tensor], Tensor | float]
     higher_is_better: bool
+    low: float = -math.inf  # what it can be at the least and at the most
+    high: float = math.inf
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> float:
         """The metric of all `outputs: (N, ...)` against `targets: (N, ...)`."""
@@ -93,9 +95,9 @@ def _unlike(outputs: Tensor, targets: Tensor) -> ProblemError:
     return ProblemError(f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} do not fit this metric")
 
 
-accuracy = Metric("accuracy", _accuracy, higher_is_better=True)
-root_mean_squared_error = Metric("RMSE", _root_mean_squared_error, higher_is_better=False)
-bits_per_character = Metric("bits per character", _bits, higher_is_better=False)
+accuracy = Metric("accuracy", _accuracy, higher_is_better=True, low=0.0, high=1.0)
+root_mean_squared_error = Metric("RMSE", _root_mean_squared_error, higher_is_better=False, low=0.0)
+bits_per_character = Metric("bits per character", _bits, higher_is_better=False, low=0.0)
 
 
 def rmse_in_units(scale: float) -> Metric:
@@ -104,7 +106,7 @@ def rmse_in_units(scale: float) -> Metric:
     >>> rmse_in_units(10.0)(torch.zeros(4, 1), torch.ones(4, 1))
     10.0
     """
-    return Metric("RMSE", partial(_root_mean_squared_error, scale=scale), higher_is_better=False)
+    return Metric("RMSE", partial(_root_mean_squared_error, scale=scale), higher_is_better=False, low=0.0)
 
 
 def of_loss(loss: Loss) -> Metric:
