@@ -128,7 +128,7 @@ def suggested(trial: optuna.Trial) -> dict:
 
 
 def usual_loop(problem: Problem, params: dict, seed: int, trial: optuna.Trial | None = None) -> tuple[float, float]:
-    """The loop that people write, at its fastest: fused optimizer, batches by index. (best validation loss, test loss)"""
+    """The loop that people write, at its fastest; gives the best validation loss, and the test loss there."""
     torch.manual_seed(seed)
     model = problem.model()
     with torch.no_grad():
