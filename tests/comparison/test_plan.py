@@ -24,6 +24,10 @@ def test_a_plan_costs_what_its_halving_runs():
     assert plan.equivalents() == pytest.approx(screening + refinement + 3)
 
 
+def test_the_fewest_trials_still_come_to_a_whole_run():
+    assert [fixed(100, 32, trials).rounds for trials in (2, 3, 6)] == [(1, 1), (2, 1), (4, 2)]
+
+
 def test_every_rung_is_a_measured_step():
     for steps in (1, 7, 24, 100, 999, 5000):
         plan = Plan(steps, 32, trials=8, seeds=3)

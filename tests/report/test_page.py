@@ -204,7 +204,7 @@ def test_a_scale_puts_its_ends_at_its_ends_and_goes_up_between():
 
 def test_scales_stand_constant_empty_and_perfect_values():
     for build in (linear, logarithmic, nines):
-        for values in ([], [0.5], [0.5, 0.5], [1.0, 1.0], [float("nan"), 0.5, 0.7], [float("inf"), 0.5]):
+        for values in ([], [0.5], [0.2, 0.8], [0.5, 0.5], [1.0, 1.0], [float("nan"), 0.5, 0.7], [float("inf"), 0.5]):
             scale = build(values)
             assert 0 <= scale.at(0.5) <= 100 and all(0 <= tick.at <= 100 for tick in scale.ticks)
 
