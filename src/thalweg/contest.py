@@ -77,6 +77,7 @@ def compare(
     folder = Path(out or Path("runs") / problem.name)
     settings = {
         "algorithms": names, "seed": seed, "budget": limit, "trials": trials,
+        "epochs": problem.epochs, "batch_size": problem.batch_size,
         "spaces": {name: [asdict(d) for d in dimensions] for name, dimensions in (spaces or {}).items()},
     }  # fmt: skip
     contest = _Contest(problem, folder, settings, spaces or {}, workers or os.cpu_count() or 1, progress or _silent)

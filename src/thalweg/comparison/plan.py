@@ -38,10 +38,9 @@ class Plan:
 
     def rungs(self, fractions: tuple[float, ...]) -> list[int]:
         """The steps at which trials are compared, the last being their end; each is a measured step."""
-        cuts = {
-            min(self.steps, max(1, round(fraction * self.steps / self.every)) * self.every) for fraction in fractions
-        }
-        return sorted({*cuts, self.steps} if fractions[-1] == 1 else cuts)
+        every, whole = self.every, self.steps
+        ends = (whole if f == 1 else max(1, round(f * whole / every)) * every for f in fractions)
+        return sorted({min(end, whole) for end in ends})
 
     @property
     def rounds(self) -> tuple[int, int]:
