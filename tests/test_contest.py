@@ -1,6 +1,7 @@
 """compare as a function: the same study every time, whatever the processes; what bad input gets."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -164,3 +165,34 @@ def test_a_study_opens_from_its_folder_alone(study):
     assert opened.recipe == study.recipe and opened.verdict == study.verdict
     with pytest.raises(StorageError, match="no study"):
         Study.open(study.folder.parent)
+
+
+def test_a_model_that_refuses_the_last_short_batch_is_refused_before_the_race(tmp_path):
+    """BatchNorm cannot take the last batch of an epoch, which is one example."""
+    model = lambda: nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))  # noqa: E731
+    points = spirals()
+    problem = replace(points, model=model, train=tuple(points.train.take(torch.arange(33))), batch_size=16)
+    with pytest.raises(ProblemError, match=r"last batch, of 1, .*Expected more than 1 value"):
+        compare(problem, trials=2, algorithms=["sgd"], out=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+class Moody(nn.Linear):
+    """A layer that works in the process that made it, and fails in every other."""
+
+    home = os.getpid()
+
+    def forward(self, x):
+        if os.getpid() != self.home:
+            raise ValueError("not in the mood")
+        return super().forward(x)
+
+
+def test_when_no_trial_comes_through_the_reason_is_said(tmp_path):
+    with pytest.raises(ProblemError, match=r"no trial of any algorithm came through.*ValueError: not in the mood"):
+        compare(replace(spirals(), model=lambda: Moody(2, 2)), trials=2, algorithms=["sgd"], out=tmp_path / "a")
+
+
+def test_the_report_is_copied_where_it_is_wanted(study, tmp_path):
+    study.report(tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").read_bytes() == (study.folder / "report.html").read_bytes()

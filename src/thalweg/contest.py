@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,8 +155,8 @@ class _Contest:
         text = plan.sentences(len(names), pace * plan.steps, self.workers)
         if plan.steps < problem.steps:
             text.append(f"runs were shortened from {problem.steps} steps to {plan.steps} to fit the budget")
-        self.progress(Event("sanity", 1, 1, "; ".join(check.text for check in found)))
-        self.progress(Event("plan", 1, 1, "; ".join(text)))
+        self.progress(Event("sanity", 1, 1, "\n".join(check.text for check in found)))
+        self.progress(Event("plan", 1, 1, "\n".join(text)))
         return {
             "problem": _described(problem, len(theta)),
             "settings": self.settings,
@@ -188,11 +189,11 @@ class _Contest:
             race.confirm()
         study = Study.open(self.folder)
         record.note("pruning", race.pruning())
-        noted = remarks(study.verdict, study.trials, searches, self.problem.metric, len(self.problem.valid))
+        noted = remarks(study.verdict, study.trials, searches, self.problem)
         record.note("remarks", [asdict(remark) for remark in noted])
         self._final(record, race.finish(study.verdict.recommended, study.recipe), plan)
         record.note("times", {"wall_seconds": round(elapsed(), 1), "cpu_seconds": _cpu_seconds(record)})
-        states.rmdir()
+        shutil.rmtree(states)
 
     def _noting(self, record: Record, elapsed: Callable[[], float]) -> Progress:
         """The caller's progress, and the time spent written down at most once a second."""

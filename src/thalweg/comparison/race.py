@@ -16,7 +16,7 @@ from thalweg.comparison.plan import MOST_SEEDS, REFINEMENT, SCREENING, SEEDS, Pl
 from thalweg.comparison.search import Search
 from thalweg.comparison.study import Record, Trial
 from thalweg.comparison.trial import Task
-from thalweg.core.errors import StorageError
+from thalweg.core.errors import ProblemError, StorageError
 from thalweg.execution.pool import Failure, Pool
 from thalweg.learning.risk import Metric
 from thalweg.training.recipe import Recipe
@@ -26,12 +26,13 @@ _SCREENING, _REFINEMENT, _WIDENING, _CONFIRMATION, _FINAL = range(5)
 
 
 class Event(NamedTuple):
-    """Progress: `done` of `total` runs of a stage, and what was last seen."""
+    """Progress: `done` of `total` runs of a stage, what was last seen, and the seconds left of a budget of time."""
 
     stage: str
     done: int
     total: int
     note: str = ""
+    left: float | None = None
 
 
 Progress = Callable[[Event], None]
@@ -109,6 +110,11 @@ class Race:
     def confirm(self) -> None:
         """The best of each algorithm on fresh seeds, for initialisation and data order both."""
         finalists = {name: best.recipe for name in self.searches if (best := self.best(name)) is not None}
+        if not finalists:
+            last = max(self.done.values(), key=lambda t: (t.outcome == "failed", t.key))
+            raise ProblemError(
+                f"no trial of any algorithm came through; {last.key} {last.outcome}: {last.message or 'not finished'}"
+            )
         seeds = self._decided("seeds", lambda: self._seeds(len(finalists)))
         trials = [
             Trial(f"confirmation/{name}/{i:02d}", "confirmation", name, recipe, self.seed_of(_CONFIRMATION, i))
@@ -173,7 +179,7 @@ class Race:
         ]
         cut: list[Trial] = []
         for rung in rungs:
-            ended = self._run(stage, alive, rung)
+            ended = self._run(f"{stage}, {rung} steps", alive, rung)
             if rung == rungs[-1]:
                 break
             by_algorithm: dict[str, list[Trial]] = defaultdict(list)
@@ -193,18 +199,18 @@ class Race:
         if cut:
             drawn = np.random.default_rng([self.seed, number]).permutation(len(cut))
             chosen = set(drawn[: max(1, round(len(cut) * CONTROLS))].tolist())
-        self._run(stage, [replace(cut[i], control=True) for i in sorted(chosen)], rungs[-1])
+        self._run(f"{stage}, controls", [replace(cut[i], control=True) for i in sorted(chosen)], rungs[-1])
         for i, trial in enumerate(cut):
             if i not in chosen and self.done[trial.key].outcome == "running":
                 self._keep(replace(self.done[trial.key], outcome="cut"))
                 self._state(trial).unlink(missing_ok=True)
 
-    def _run(self, stage: str, trials: Sequence[Trial], until: int) -> list[Trial]:
+    def _run(self, what: str, trials: Sequence[Trial], until: int) -> list[Trial]:
         """Brings trials up to a step, skipping what the record has; returns them as they then are, in order."""
         missing = [t for t in trials if not self._reached(t, until)]
         tasks = [Task(self._known(t), until, self.plan.every, self._state(t)) for t in missing]
         done = len(trials) - len(missing)
-        self.progress(Event(stage, done, len(trials)))
+        self.progress(Event(what, done, len(trials)))
         for task, result in self.pool.run(tasks):
             if isinstance(result, Failure):
                 if isinstance(result.error, StorageError):  # a full disk is everybody's
@@ -212,7 +218,8 @@ class Race:
                 result = replace(task.trial, outcome="failed", steps=task.trial.steps + 1, message=result.message)
             self._keep(result)
             done += 1
-            self.progress(Event(stage, done, len(trials), self._note(result)))
+            left = self.time_left() if self.time_left else None
+            self.progress(Event(what, done, len(trials), self._note(result), left))
         return [self.done[t.key] for t in trials]
 
     def _known(self, trial: Trial) -> Trial:

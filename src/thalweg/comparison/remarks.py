@@ -12,9 +12,11 @@ from thalweg.comparison.search import Search
 from thalweg.comparison.study import Trial
 from thalweg.comparison.verdict import LEVEL, Standing, Verdict
 from thalweg.learning.risk import Metric
+from thalweg.training.problem import Problem
 
 EARLY, LATE = 0.10, 0.75  # of a run: where a best step says that it was too long, or perhaps too short
 FITTED = 0.25  # training loss over validation loss, under which more optimisation cannot be what is missing
+UNFITTED = 0.7  # training loss over chance, above which hardly anything was learnt
 SPREAD_OUT = 0.75  # of the whole runs of screening as good as the best: then no knob matters much
 
 # A rule and the more general one that contains it: tuned enough, the general one cannot be worse (Choi et al. 2019).
@@ -38,9 +40,10 @@ class Remark:
 
 
 def remarks(
-    verdict: Verdict, trials: Sequence[Trial], searches: Mapping[str, Search], metric: Metric, examples: int
+    verdict: Verdict, trials: Sequence[Trial], searches: Mapping[str, Search], problem: Problem
 ) -> list[Remark]:
-    """All that should be said beside the verdict; `examples` is the size of the validation set."""
+    """All that should be said beside the verdict."""
+    metric, examples = problem.metric, len(problem.valid)
     by_name = {s.algorithm: s for s in verdict.standings}
     recommended = by_name[verdict.recommended]
     confirmations = [t for t in trials if t.stage == "confirmation" and t.algorithm == verdict.recommended]
@@ -51,7 +54,7 @@ def remarks(
         *(insensitive or _edges(trials, searches, metric)),  # where nothing matters, no edge does
         *_inclusions(by_name, metric),
         *_length(confirmations, metric),
-        *_limited(confirmations, metric),
+        *_limited(confirmations, problem.chance),
     ]
     if metric.name == "accuracy" and 0 < recommended.mean < 1:
         error = 1.96 * (recommended.mean * (1 - recommended.mean) / examples) ** 0.5
@@ -157,15 +160,21 @@ def _length(confirmations: Sequence[Trial], metric: Metric) -> list[Remark]:
     return [Remark("too short", text)]
 
 
-def _limited(confirmations: Sequence[Trial], metric: Metric) -> list[Remark]:
+def _limited(confirmations: Sequence[Trial], chance: float | None) -> list[Remark]:
     lasts = [t.curve[-1] for t in confirmations if t.curve]
     if not lasts:
         return []
     train, valid = (float(np.median(v)) for v in zip(*((p.train_loss, p.valid_loss) for p in lasts), strict=True))
-    if valid <= 0 or train > FITTED * valid:
-        return []
-    text = (
-        f"The training loss ({train:.3g}) is fitted far below the validation loss ({valid:.3g}): what limits this is "
-        "data or the model's regularisation, not the optimizer."
-    )
-    return [Remark("data-limited", text)]
+    if valid > 0 and train <= FITTED * valid:
+        text = (
+            f"The training loss ({train:.3g}) is fitted far below the validation loss ({valid:.3g}): what limits this "
+            "is data or the model's regularisation, not the optimizer."
+        )
+        return [Remark("data-limited", text)]
+    if chance is not None and train > UNFITTED * chance:
+        text = (
+            f"Even the training loss ({train:.3g}) stays near what chance gives ({chance:.3g}): the model or its "
+            "inputs cannot express these targets, or need a longer run; no optimizer will make up for it."
+        )
+        return [Remark("model-limited", text)]
+    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,10 @@ class Study:
         if not confirmations:
             raise StorageError(f"the study in {self.folder} has no verdict yet: type the same command to go on")
         return judge(confirmations, self.metric)
+
+    def report(self, path: Path | str) -> None:
+        """Copies the report, which the study's folder holds as report.html, to where you want it."""
+        shutil.copy(self.folder / "report.html", path)
 
     @property
     def recipe(self) -> Recipe:

@@ -59,7 +59,7 @@ class Trial:
 
 
 class Record:
-    """A study's database. Use `opened` or `created`; every write is committed at once."""
+    """A study's database. Every write is committed at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

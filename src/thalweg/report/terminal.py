@@ -67,10 +67,11 @@ def compare_progress(console: Console) -> Iterator[Callable[[Event], None]]:
 
         def tell(event: Event) -> None:
             if event.stage in WORDS:
-                for line in event.note.split("; ") if event.note else []:
+                for line in event.note.split("\n") if event.note else []:
                     console.print(f"  {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
             elif event.total and (show.due() or event.done == event.total):
-                show.at(event.stage, event.done, event.total, [event.note] if event.note else [])
+                left = [] if event.left is None else [f"{duration(max(event.left, 0))} left"]
+                show.at(event.stage, event.done, event.total, [*([event.note] if event.note else []), *left])
 
         yield tell
 
@@ -158,6 +159,8 @@ def fit_summary(result: Mapping[str, Any]) -> Table:
 def standings(study: Study) -> Table:
     """The ranking of a comparison, best first."""
     table = _plain("", "algorithm", study.metric.name, "95 % interval", "lr", "to target", "")
+    for column in table.columns:
+        column.no_wrap = True
     verdict = study.verdict
     for place, standing in enumerate(verdict.standings, 1):
         said = "recommended" if standing.algorithm == verdict.recommended else "tied" if standing.tied else ""
@@ -188,7 +191,7 @@ def catalogue(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _plain(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in headings:
         table.add_column(escape(heading), overflow="fold")
     return table

@@ -92,6 +92,11 @@ class Problem:
         with torch.random.fork_rng(devices=[]):
             outputs = _tried(lambda: network.module(batch.inputs), "the model does not take the inputs", batch.inputs)
             self._refuse_missing_classes(outputs)
+            if rest := len(self.train) % self.batch_size:
+                short = self.train.take(torch.arange(rest)).inputs
+                _tried(
+                    lambda: network.module(short), f"the model does not take an epoch's last batch, of {rest},", short
+                )
             pair = (outputs, batch.targets)
             loss = _tried(lambda: self.loss(*pair), "the loss does not take the outputs and targets", *pair)
         if not isinstance(loss, Tensor) or loss.dim() != 0:
