@@ -12,6 +12,10 @@ from thalweg.core.errors import NetworkError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+# What torch.autograd.grad calls (retain graph, create graph, inputs, unused allowed, accumulate) once it has looked at
+# its arguments, which takes it longer than a small model's whole backward pass may.
+_backward = torch.autograd.Variable._execution_engine.run_backward
+
 
 class Batch(NamedTuple):
     """Examples to learn from: `inputs: (b, ...)`, `targets: (b, ...)`."""
@@ -56,7 +60,7 @@ class Network:
                     f"the parameters have several {what} ({example}): call module.to(...) with one first"
                 )
         self.names = [name for name, _ in named]
-        self.parameters = [p for _, p in named]
+        self.parameters = tuple(p for _, p in named)
         self.shapes = [p.shape for p in self.parameters]
         self.sizes = [p.numel() for p in self.parameters]
         self.theta = torch.cat([p.detach().reshape(-1) for p in self.parameters])  # (n,)
@@ -64,7 +68,8 @@ class Network:
             parameter.data = view
         self._g = torch.empty_like(self.theta)
         self._pieces = list(self.views(self._g).values())
-        self._gradients: tuple[Tensor, ...] = ()
+        self._gradients: list[Tensor] = []
+        self._one = torch.ones((), dtype=self.theta.dtype, device=self.theta.device)
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
         """`theta: (n,)` cut into the parameters, by name, in their shapes."""
@@ -84,10 +89,16 @@ class Network:
         `g` is one buffer, written anew by each call: clone it to keep it.
         """
         loss = self.loss(self.module(batch.inputs), batch.targets)
-        # Kept until here, so that the new ones take their place: given back to the system and asked for again, they
-        # would cost a large model a fifth of its step in page faults.
-        self._gradients = ()
-        self._gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+        if loss.dim():
+            raise NetworkError(f"the loss gives {tuple(loss.shape)} for a batch: it must give one number (a mean)")
+        if self._one.dtype != loss.dtype or self._one.device != loss.device:
+            self._one = torch.ones_like(loss)
+        # The last gradients are kept until here, so that the new ones take their place: given back to the system and
+        # asked for again, they would cost a large model a fifth of its step in page faults.
+        self._gradients = []
+        found: tuple[Tensor | None, ...] = _backward((loss,), (self._one,), False, False, self.parameters, True, False)
+        # None is for a parameter that this loss does not depend on.
+        self._gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self._pieces, strict=True)]
         torch._foreach_copy_(self._pieces, self._gradients)
         return loss.detach(), self._g
 

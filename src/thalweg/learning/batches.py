@@ -15,6 +15,8 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from thalweg.core.errors import ProblemError
 from thalweg.core.network import Batch
 
+GATHERED = 2**24  # bytes of inputs up to which an epoch is put in order at once instead of batch by batch
+
 
 class Examples(Protocol):
     """Anything that has a length and hands out the examples of some indices as a Batch."""
@@ -144,6 +146,10 @@ class Batches:
         epoch, position = divmod(t, len(self))
         if self.size >= len(self.data):
             return _whole(self.data)  # type: ignore[arg-type]  # every class of examples hashes by identity
+        if isinstance(self.data, Arrays) and self.data.inputs.nbytes <= GATHERED:
+            inputs, targets = _shuffled(self.data, self.seed, epoch)
+            part = slice(position * self.size, (position + 1) * self.size)
+            return Batch(inputs[part], targets[part])
         order = permutation(len(self.data), self.seed, epoch)
         return self.data.take(order[position * self.size : (position + 1) * self.size])
 
@@ -159,6 +165,12 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The order of n examples in an epoch, `(n,)`: the same for the same (seed, epoch), on every machine."""
     bits = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
     return torch.randperm(n, generator=torch.Generator().manual_seed(bits % 2**63))
+
+
+@lru_cache(maxsize=2)
+def _shuffled(data: Arrays, seed: int, epoch: int) -> Batch:
+    """A whole epoch in its order: gathered once, its batches are views."""
+    return data.take(permutation(len(data), seed, epoch))
 
 
 @lru_cache(maxsize=4)
