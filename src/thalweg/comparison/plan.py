@@ -90,7 +90,7 @@ def fixed(steps: int, batch_size: int, trials: int) -> Plan:
 
 def confirmations(trials: int) -> int:
     """Fresh seeds for an algorithm that gets so many trials: the better it is searched, the surer one can be of it."""
-    return min(max(SEEDS, trials // 4), MOST_SEEDS)
+    return min(max(SEEDS, trials // 6), MOST_SEEDS)
 
 
 def planned(budget: float, steps: int, batch_size: int, algorithms: int, seconds_per_step: float, workers: int) -> Plan:

@@ -70,8 +70,8 @@ def _from_python(path: Path, name: str, spec: str) -> Problem:
             raise ProblemError(f"{path} holds several things: say which, as {path}:name ({listed(_defined(module))})")
         if not hasattr(module, name):
             near = get_close_matches(name, _defined(module), n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ProblemError(f"{path} has no '{name}': {hint}It defines {listed(_defined(module))}")
+            hint = f"did you mean {near[0]}? It" if near else "it"
+            raise ProblemError(f"{path} has no '{name}': {hint} defines {listed(_defined(module))}")
         given = getattr(module, name)
         made = given
         if not isinstance(given, Problem) and callable(given):
