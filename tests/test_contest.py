@@ -85,22 +85,33 @@ def test_the_folder_holds_report_recipe_model_and_record(study):
     assert study.verdict.recommended in (study.folder / "report.html").read_text()
 
 
-def test_a_stopped_study_goes_on_to_the_same_end(study, tmp_path):
+def bowl(steepness):
+    """Least squares: its best lr goes with 1 / steepness², above most of SGD's space, or below."""
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) * steepness
+    y = x @ torch.ones(4, 1)
+    model = lambda: nn.Linear(4, 1, bias=False)  # noqa: E731
+    return Problem(model, (x[:40], y[:40]), (x[40:], y[40:]), loss=nn.functional.mse_loss, batch_size=20, epochs=30)
+
+
+@pytest.mark.parametrize(("steepness", "happens"), [(20.0, "diverged"), (0.02, "widening")])
+def test_a_stopped_study_goes_on_to_the_same_end(steepness, happens, tmp_path):
     """Cut down to what a kill would have left at several moments, the same call ends in the same study."""
-    rows = study.trials
-    for kept in (0, len(rows) // 3, 2 * len(rows) // 3, len(rows) - 1):
+    arguments = {"trials": 12, "algorithms": ["sgd", "momentum"]}
+    study = compare(bowl(steepness), **arguments, out=tmp_path / "whole")
+    assert happens in {t.outcome for t in study.trials} | {t.stage for t in study.trials}
+    order = ["screening", "refinement", "widening", "confirmation", "final"]
+    rows = sorted(study.trials, key=lambda t: (order.index(t.stage), t.key))
+    for kept in (0, 5, *(i for i in range(len(rows)) if rows[i - 1].stage != rows[i].stage), len(rows) - 3):
         folder = tmp_path / str(kept)
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         shutil.copy(study.folder / "study.db", folder)
         record = Record(folder / "study.db")
-        order = {"screening": 0, "refinement": 1, "widening": 2, "confirmation": 3, "final": 4}
-        left = sorted(rows, key=lambda t: (order[t.stage], t.key))[:kept]
         record._db.execute("DELETE FROM trials")
         record._db.execute("DELETE FROM facts WHERE name IN ('final', 'remarks', 'pruning')")
-        for trial in left:
+        for trial in rows[:kept]:
             record.write(trial)
         record.close()
-        again = compare(spirals(), trials=12, algorithms=["sgd", "adam", "rmsprop"], out=folder)
+        again = compare(bowl(steepness), **arguments, out=folder)
         assert digest(again.trials) == digest(study.trials)
 
 
@@ -148,13 +159,10 @@ def test_a_model_that_does_not_fit_is_refused_with_the_shapes(tmp_path):
 
 def test_a_recipe_that_diverges_is_information_not_a_lost_row(tmp_path):
     """On a steep quadratic bowl most of SGD's space diverges: the study says where, and finds what does not."""
-    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) * 20
-    y = x @ torch.ones(4, 1)
-    bowl = Problem(lambda: nn.Linear(4, 1), (x[:40], y[:40]), (x[40:], y[40:]), loss=nn.functional.mse_loss,
-                   batch_size=20, epochs=30)  # fmt: skip
-    study = compare(bowl, trials=12, algorithms=["sgd"], out=tmp_path / "a")
+    study = compare(bowl(20.0), trials=12, algorithms=["sgd"], out=tmp_path / "a")
     diverged = [t for t in study.trials if t.outcome == "diverged"]
     assert diverged and all("try a smaller lr" in t.message for t in diverged)
+    assert all(t.steps < t.recipe.steps for t in diverged)
     assert study.verdict.standings[0].diverged == 0
     limit = min(t.recipe.knobs["lr"] for t in diverged)
     assert study.recipe.knobs["lr"] < limit

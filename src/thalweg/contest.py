@@ -19,6 +19,7 @@ import torch
 from thalweg.comparison import plan as planning
 from thalweg.comparison import sanity
 from thalweg.comparison.plan import Plan
+from thalweg.comparison.pruning import pruning
 from thalweg.comparison.race import Event, Progress, Race
 from thalweg.comparison.remarks import remarks
 from thalweg.comparison.result import Study
@@ -118,12 +119,11 @@ class _Contest:
         if not path.is_file():
             if self.folder.is_file() or (self.folder.is_dir() and _holds_something(self.folder)):
                 raise StorageError(f"{self.folder} is not empty and holds no study: give another --out")
-            self.problem.check()
             return None
         record = Record(path)
         facts = record.facts()
         record.close()
-        if "plan" not in facts:  # stopped before the race began
+        if "times" not in facts:  # stopped before the race began
             return None
         theirs, mine = facts["problem"]["fingerprint"], self.problem.fingerprint()
         if theirs != mine:
@@ -140,6 +140,8 @@ class _Contest:
     def prepared(self, command: str) -> dict[str, Any]:
         """What is known before the race: the problem, its sanity, and the plan that the budget buys."""
         problem, trials, names = self.problem, self.settings["trials"], self.settings["algorithms"]
+        elapsed = stopwatch()
+        problem.check()
         self.progress(Event("sanity", 0, 1))
         found = sanity.checks(problem, self.settings["seed"])
         theta = problem.network(seed=0).theta
@@ -164,6 +166,7 @@ class _Contest:
             "plan": {**asdict(plan), "text": text},
             "machine": {**_machine(), "workers": self.workers, "execution": execution},
             "command": command,
+            "times": {"wall_seconds": round(elapsed(), 1)},  # the last to be written: what comes before it is whole
         }
 
     def _race(self, record: Record, facts: dict[str, Any]) -> None:
@@ -172,10 +175,9 @@ class _Contest:
             name: Search(Recipe(name, plan.steps, plan.batch_size), self.given.get(name) or space(name, plan.trials))
             for name in self.settings["algorithms"]
         }
-        sanity.warm(list(searches), self.problem.network(seed=0).theta)
-        before = facts.get("times", {"wall_seconds": 0.0})["wall_seconds"]
         limit = self.settings["budget"]
-        elapsed = stopwatch(before)
+        elapsed = stopwatch(facts["times"]["wall_seconds"])
+        sanity.warm(list(searches), self.problem.network(seed=0).theta)
         states = self.folder / "trials"
         states.mkdir(exist_ok=True)
         with Pool(worker(self.problem), self.workers) as pool:
@@ -188,7 +190,7 @@ class _Contest:
             race.widen()
             race.confirm()
         study = Study.open(self.folder)
-        record.note("pruning", race.pruning())
+        record.note("pruning", asdict(pruning(study.trials, study.metric)))
         noted = remarks(study.verdict, study.trials, searches, self.problem)
         record.note("remarks", [asdict(remark) for remark in noted])
         self._final(record, race.finish(study.verdict.recommended, study.recipe), plan)

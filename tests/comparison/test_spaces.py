@@ -68,7 +68,7 @@ def ended(lr, value, outcome="finished"):
 def test_refinement_stays_below_an_lr_that_diverged():
     search = Search(Recipe("adam", steps=10), space("adam", 4))
     best, diverged = ended(1e-2, 0.9), ended(1.2e-2, 0.1, "diverged")
-    upper = search.upper(best, [diverged, ended(1e-4, 0.1, "diverged")])
+    upper = search.upper([best], [diverged, ended(1e-4, 0.1, "diverged")])
     assert upper == pytest.approx(search.point(diverged)[0])
     lrs = [r.knobs["lr"] for r in search.refinement([best], upper, 16, seed=0)]
     assert max(lrs) < 1.2e-2 and min(lrs) < 1e-2

@@ -7,10 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from thalweg.comparison.plan import MOST_SEEDS, REFINEMENT, SCREENING, SEEDS, Plan, survivors
 from thalweg.comparison.search import Search
@@ -21,6 +20,8 @@ from thalweg.execution.pool import Failure, Pool
 from thalweg.learning.risk import Metric
 from thalweg.training.recipe import Recipe
 
+WIDENINGS = 2  # times that a space is widened, at most
+WHOLE = ("refinement", "widening")  # the stages of whole runs that an algorithm's best is chosen from
 CONTROLS = 1 / 24  # of the trials that are cut, run to their end all the same
 _SCREENING, _REFINEMENT, _WIDENING, _CONFIRMATION, _FINAL = range(5)
 
@@ -62,10 +63,6 @@ class Race:
         """A seed of its own for each stage (and repeat): screening and confirmation never meet."""
         return int(np.random.SeedSequence([self.seed, stage, i]).generate_state(1)[0])
 
-    def all(self, stage: str) -> list[Trial]:
-        """The trials of a stage so far."""
-        return [trial for trial in self.done.values() if trial.stage == stage]
-
     # The stages
 
     def screen(self) -> None:
@@ -80,10 +77,9 @@ class Race:
     def refine(self) -> None:
         """Each algorithm again, from a new seed, in whole runs, at and near its two best points."""
         n = self._affordable(self.plan.rounds[1])
+        seen = [t for t in self.done.values() if t.stage == "screening"]
         points = {
-            name: search.refinement(
-                self.ended(name, "screening"), self.upper(name), n, self.seed_of(_REFINEMENT, 1 + i)
-            )
+            name: search.refinement(*self._standing(seen, name, "screening"), n, self.seed_of(_REFINEMENT, 1 + i))
             for i, (name, search) in enumerate(self.searches.items())
         }
         self._halve("refinement", points, self.plan.rungs(REFINEMENT), _REFINEMENT)
@@ -91,17 +87,18 @@ class Race:
     def widen(self) -> None:
         """Where the best lr lies at the edge of its space: further points beyond, while that helps."""
         n = max(2, self.plan.trials // 8)
-        for attempt in range(2):
+        seeds = [self.seed_of(_WIDENING, attempt) for attempt in range(WIDENINGS)]
+        for attempt, seed in enumerate(seeds):
+            seen = [t for t in self.done.values() if t.seed not in seeds[attempt:]]
             points = {
                 name: beyond
                 for name, search in self.searches.items()
-                if (beyond := search.beyond(self.ended(name, *WHOLE), self.upper(name), n))
+                if (beyond := search.beyond(*self._standing(seen, name, *WHOLE), n))
             }
             if not points or (self.time_left and self.time_left() < self._seconds(n * len(points) + self._reserve())):
                 return
-            seeds = self.seed_of(_WIDENING, attempt)
             trials = [
-                Trial(f"widening/{name}/{attempt}{i:02d}", "widening", name, recipe, seeds)
+                Trial(f"widening/{name}/{attempt}{i:02d}", "widening", name, recipe, seed)
                 for name, recipes in points.items()
                 for i, recipe in enumerate(recipes)
             ]
@@ -109,7 +106,8 @@ class Race:
 
     def confirm(self) -> None:
         """The best of each algorithm on fresh seeds, for initialisation and data order both."""
-        finalists = {name: best.recipe for name in self.searches if (best := self.best(name)) is not None}
+        standings = {name: self._standing(list(self.done.values()), name, *WHOLE)[0] for name in self.searches}
+        finalists = {name: best_first[0].recipe for name, best_first in standings.items() if best_first}
         if not finalists:
             last = max(self.done.values(), key=lambda t: (t.outcome == "failed", t.key))
             raise ProblemError(
@@ -127,46 +125,15 @@ class Race:
         """The final run's record: one more fresh seed (the training itself is `fit`'s)."""
         return Trial(f"final/{name}", "final", name, recipe, self.seed_of(_FINAL))
 
-    def ended(self, name: str, *stages: str) -> list[Trial]:
-        """The trials of an algorithm that came to the end of their runs in some stages, best first."""
-        ended = [t for t in self.done.values() if t.algorithm == name and t.stage in stages and t.outcome == "finished"]
-        return sorted(ended, key=lambda t: (t.cost(self.metric), t.key))
+    def _standing(self, seen: Sequence[Trial], name: str, *stages: str) -> tuple[list[Trial], float]:
+        """What is known of an algorithm from the trials `seen`, which a study that goes on must see again the same.
 
-    def best(self, name: str) -> Trial | None:
-        """The best whole run of an algorithm before confirmation; None where all diverged or failed."""
-        return next(iter(self.ended(name, *WHOLE)), None)
-
-    def upper(self, name: str) -> float:
-        """Where in its space an algorithm is known to diverge: the smallest such lr above its best one's, or inf."""
-        diverged = [t for t in self.done.values() if t.algorithm == name and t.outcome == "diverged"]
-        return self.searches[name].upper(self.best(name), diverged)
-
-    def pruning(self) -> dict[str, Any]:
-        """What cutting loses, as far as the controls tell: how many would have beaten their algorithm's survivors."""
-        controls = [t for t in self.done.values() if t.control and t.outcome == "finished"]
-        won = 0
-        for control in controls:
-            rivals = [
-                t
-                for t in self.all(control.stage)
-                if t.algorithm == control.algorithm and t.outcome == "finished" and not t.control
-            ]
-            won += bool(rivals) and control.cost(self.metric) < min(t.cost(self.metric) for t in rivals)
-        cut = sum(t.outcome == "cut" for t in self.done.values()) + len(controls)
-        if not controls:
-            text = (
-                f"{cut} trials were cut early; none was run to its end to check." if cut else "No trial was cut early."
-            )
-            return {"text": text, "controls": 0, "would_have_won": 0, "low": 0.0, "high": 1.0}
-        low, high = stats.binomtest(won, len(controls)).proportion_ci(0.95)
-        text = (
-            f"{cut} trials were cut early. {len(controls)} of them, drawn at random, were run to their end all the "
-            f"same: {won} would have beaten the survivors of its algorithm (95 % interval of the share: "
-            f"{low:.0%} to {high:.0%})."
-        )
-        return {
-            "text": text, "controls": len(controls), "would_have_won": won, "low": float(low), "high": float(high)
-        }  # fmt: skip
+        Its runs that came to their end in some stages, best first; and from which lr on it diverges (see `Search`).
+        """
+        mine = [t for t in seen if t.algorithm == name]
+        ended = [t for t in mine if t.stage in stages and t.outcome == "finished"]
+        best_first = sorted(ended, key=lambda t: (t.cost(self.metric), t.key))
+        return best_first, self.searches[name].upper(best_first[:1], [t for t in mine if t.outcome == "diverged"])
 
     # Running
 
@@ -287,6 +254,3 @@ class Race:
             decisions[name] = decide()
             self.record.note("decisions", decisions)
         return int(decisions[name])
-
-
-WHOLE = ("refinement", "widening")  # the stages of whole runs that an algorithm's best is chosen from

@@ -75,7 +75,7 @@ class Search:
             return 1
         return -1 if best < EDGE and best <= min(others, default=best) + EDGE else 0
 
-    def upper(self, best: Trial | None, diverged: Sequence[Trial]) -> float:
+    def upper(self, best_first: Sequence[Trial], diverged: Sequence[Trial]) -> float:
         """The smallest lr (a point's first coordinate) above the best one's that diverged, or inf."""
-        floor = -math.inf if best is None else self.point(best)[0]
+        floor = self.point(best_first[0])[0] if best_first else -math.inf
         return min((lr for lr in (self.point(t)[0] for t in diverged) if lr > floor), default=math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from thalweg.core.errors import DivergenceError, StorageError
 from thalweg.training.checkpoint import load_state, save_state
 from thalweg.training.problem import Problem
 from thalweg.training.run import Run
+
+EXPLODED = 1e4  # times its first loss: a trial that comes there tells as much of its lr as one that overflows
 
 
 class Task(NamedTuple):
@@ -45,6 +48,11 @@ def worker(problem: Problem) -> Callable[[Task], Trial]:
         outcome, message = "finished", ""
         try:
             for step in run.advance(task.until):
+                if step.loss > EXPLODED * (run.first_loss or math.inf):
+                    raise DivergenceError(
+                        f"the loss grew from {run.first_loss:.3g} to {step.loss:.3g} by step {step.t}, "
+                        f"with lr {step.knobs['lr']:.3g}: try a smaller lr"
+                    )
                 if step.t % task.every == 0 and os.getppid() != parent and os.getpid() != parent:
                     raise Orphaned(trial.key)
         except DivergenceError as error:

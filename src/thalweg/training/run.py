@@ -49,6 +49,7 @@ class Run:
         self.knobs = recipe.schedules()
         self.memory = self._first_memory()
         self.t = 0
+        self.first_loss: float | None = None  # of the first batch, before the first step
         self.curve: list[Point] = []
         self.best: Point | None = None
         self.best_state: dict[str, Tensor] = {}
@@ -66,6 +67,8 @@ class Run:
                     f"the loss is {step.loss} at step {step.t} of {self.recipe.steps}, with lr "
                     f"{step.knobs['lr']:.3g} and gradient norm {float(step.g.norm()):.3g}: try a smaller lr"
                 )
+            if step.t == 1:
+                self.first_loss = step.loss
             self._sum += step.loss * len(step.batch)
             self._weight += len(step.batch)
             if step.t % self.every == 0 or step.t == self.recipe.steps:
@@ -109,7 +112,12 @@ class Run:
         tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
         tensors |= {f"memory.{n}": v.clone() for n, v in self.memory.items() if isinstance(v, Tensor)}
         scalars = {n: v for n, v in self.memory.items() if not isinstance(v, Tensor)}
-        values = {"t": self.t, "curve": [list(p) for p in self.curve], "best": self.best and list(self.best)}
+        values = {
+            "t": self.t,
+            "first_loss": self.first_loss,
+            "curve": [list(p) for p in self.curve],
+            "best": self.best and list(self.best),
+        }
         return tensors, {**values, "memory": scalars, "sum": self._sum, "weight": self._weight}
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -118,7 +126,8 @@ class Run:
         self.network.load(part["now"])
         self.best_state = part["best"]
         self.memory = {n: part["memory"][n] if n in part["memory"] else values["memory"][n] for n in self.memory}
-        self.t, self._sum, self._weight = values["t"], values["sum"], values["weight"]
+        self.t, self.first_loss = values["t"], values["first_loss"]
+        self._sum, self._weight = values["sum"], values["weight"]
         self.curve = [Point(*p) for p in values["curve"]]
         self.best = values["best"] and Point(*values["best"])
 
