@@ -97,14 +97,14 @@ def compare(
     Writes report.html, recipe.toml, model.safetensors and study.db. Stopped at any moment, the same command goes on.
     """
     from thalweg.contest import compare as run
-    from thalweg.report.terminal import compare_progress, standings
+    from thalweg.report.terminal import compare_progress, introduce, print_folder, standings
     from thalweg.training.load import load
 
     names = None if algorithms is None else [name.strip() for name in algorithms.split(",") if name.strip()]
     loaded = load(problem, target)
     if epochs is not None:
         loaded = replace(loaded, epochs=epochs)
-    _introduce(loaded)
+    introduce(err_console, loaded)
     with compare_progress(err_console) as progress:
         study = run(
             loaded, budget=budget, trials=trials, algorithms=names, seed=seed, workers=workers, out=out,
@@ -137,7 +137,11 @@ def compare(
         out_console.print(f"On the test part, looked at once: {name} {tested:.4g}.", markup=False, highlight=False)
     for remark in study.facts.get("remarks", []):
         out_console.print(f"- {remark['text']}", style="dim", markup=False, highlight=False)
-    _print_folder(study.folder, [("report", "report.html"), ("recipe", "recipe.toml"), ("model", "model.safetensors")])
+    print_folder(
+        out_console,
+        study.folder,
+        [("report", "report.html"), ("recipe", "recipe.toml"), ("model", "model.safetensors")],
+    )
 
 
 @app.command()
@@ -171,14 +175,14 @@ def fit(
 
     For example: thalweg fit digits --algorithm adam --set lr=0.003 --epochs 20 --out runs/a
     """
-    from thalweg.report.terminal import fit_progress, fit_summary
+    from thalweg.report.terminal import fit_progress, fit_summary, introduce, print_folder
     from thalweg.training.fit import fit as run
     from thalweg.training.fitted import result
     from thalweg.training.load import load
 
     loaded = load(problem, target)
     chosen = _recipe(loaded, recipe, algorithm, knobs or [], epochs, batch_size)
-    _introduce(loaded)
+    introduce(err_console, loaded)
     _threads(loaded)
     with fit_progress(err_console, loaded.metric.name) as progress:
         fitted = run(
@@ -194,7 +198,7 @@ def fit(
     for note in fitted.notes:
         out_console.print(note, style="dim", markup=False, highlight=False, soft_wrap=True)
     if out is not None:
-        _print_folder(out, [("model", "model.safetensors"), ("curve", "result.json")])
+        print_folder(out_console, out, [("model", "model.safetensors"), ("curve", "result.json")])
 
 
 @app.command()
@@ -280,26 +284,6 @@ def _threads(problem: Problem) -> None:
 
     if not THREADS_GIVEN and problem.network(seed=0).theta.numel() > SMALL:
         torch.set_num_threads(os.cpu_count() or 1)
-
-
-def _introduce(problem: Problem) -> None:
-    sizes = [
-        f"{len(data):,} {part}"
-        for part, data in (("train", problem.train), ("valid", problem.valid), ("test", problem.test))
-        if data is not None
-    ]
-    err_console.print(f"{problem.name}: {', '.join(sizes)}", markup=False, highlight=False, soft_wrap=True)
-    for note in problem.about.get("notes", []):
-        err_console.print(f"  {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_folder(folder: Path, files: list[tuple[str, str]]) -> None:
-    out_console.print()
-    for what, name in files:
-        out_console.print(f"{what:8}{folder / name}", markup=False, highlight=False, soft_wrap=True)
-    out_console.print(
-        f"{'next':8}thalweg predict {shlex.quote(str(folder))} new.csv", markup=False, highlight=False, soft_wrap=True
-    )
 
 
 def _print_json(value: Any) -> None:

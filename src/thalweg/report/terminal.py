@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from thalweg.comparison.race import Event
     from thalweg.comparison.result import Study
     from thalweg.training.fit import Moment
+    from thalweg.training.problem import Problem
 
 REFRESH = 0.1  # seconds between two redrawings of a bar
 BAR = 6  # characters: with all figures, a line of 80
@@ -199,3 +202,20 @@ def _plain(*headings: str) -> Table:
 
 def _number(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.4g}"
+
+
+def introduce(console: Console, problem: Problem) -> None:
+    """Says what was loaded: its parts, and what was inferred."""
+    parts = (("train", problem.train), ("valid", problem.valid), ("test", problem.test))
+    sizes = ", ".join(f"{len(data):,} {part}" for part, data in parts if data is not None)
+    console.print(f"{problem.name}: {sizes}", markup=False, highlight=False, soft_wrap=True)
+    for note in problem.about.get("notes", []):
+        console.print(f"  {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_folder(console: Console, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+    """Says what lies in a folder now, and what to type next."""
+    console.print()
+    lines = [(what, str(folder / name)) for what, name in files]
+    for what, said in [*lines, ("next", f"thalweg predict {shlex.quote(str(folder))} new.csv")]:
+        console.print(f"{what:8}{said}", markup=False, highlight=False, soft_wrap=True)
