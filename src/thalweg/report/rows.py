@@ -88,8 +88,8 @@ def targets(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure |
         for s, *cells in zip(verdict.standings, *columns, strict=True)
     ]
     caption = (
-        f"When a run first validates at {study.metric.name} {number(verdict.target)}, which every tied algorithm comes to. "
-        "Large points are medians over seeds, a seed that never got there counting as infinitely late; small points "
+        f"When a run first validates at {study.metric.name} {number(verdict.target)}, which every tied algorithm comes "
+        "to. Large points are medians over seeds, a seed that never got there counting as infinitely late; small points "
         "are the seeds. Further left is faster."
     )
     head = ["algorithm", "seeds that reached it", "median steps", "median CPU seconds"]
