@@ -89,8 +89,8 @@ def targets(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure |
     ]
     caption = (
         f"When a run first validates at {study.metric.name} {number(verdict.target)}, which every tied algorithm comes "
-        "to. Large points are medians over seeds, a seed that never got there counting as infinitely late; small points "
-        "are the seeds. Further left is faster."
+        "to. Large points are medians over seeds, a seed that never got there counting as infinitely late; small "
+        "points are the seeds. Further left is faster."
     )
     head = ["algorithm", "seeds that reached it", "median steps", "median CPU seconds"]
     return Figure("target", "Time to target", caption, "rows", variants, Table(head, table))
