@@ -6,7 +6,7 @@ warm-up and the gain of the initial weights. The peers train in the usual loop w
 thread. What a tuner picks is trained on 8 fresh seeds; what counts is the mean test loss at the best validation
 point. The cost is CPU seconds of the search, confirmation included.
 
-    python benchmarks/quality.py [--repeats 8] [--task digits|autoencoder] [--trials 16]
+    python benchmarks/quality.py [--repeats 8] [--task digits|autoencoder] [--trials 18]
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=18)
     parser.add_argument("--task", choices=TASKS, default="digits")
     parser.add_argument("--only-ours", action="store_true")
     options = parser.parse_args()
