@@ -62,7 +62,10 @@ def descend(
         if "f" in rule.sees:
             seen["f"] = lambda theta, batch=batch: network.f(theta, batch)
         with torch.no_grad():
-            delta, memory = rule.step(seen, memory, now)
-            network.theta.add_(delta)
+            if rule.advance is not None:
+                memory = rule.advance(seen, memory, now)
+            else:
+                delta, memory = rule.step(seen, memory, now)
+                network.theta.add_(delta)
         t += 1
         yield Step(t, float(loss), seen["g"], batch, dict(now), memory)

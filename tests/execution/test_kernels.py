@@ -219,6 +219,32 @@ def test_a_compiled_rule_takes_the_steps_of_the_rule(form: Rule, dtype: torch.dt
         assert (mine - expected).abs().max() <= PRECISION[dtype] * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", [*CATALOGUE, *MADE_UP, *INLINED], ids=lambda form: form.name)
+def test_advancing_is_the_step_added_to_theta(form: Rule, dtype: torch.dtype) -> None:
+    fast = executable(form, torch.zeros(37, dtype=dtype)).rule
+    assert fast.advance is not None
+    slow_theta = torch.linspace(-1, 1, 37, dtype=dtype)
+    fast_theta = slow_theta.clone()
+    slow_memory, fast_memory = form.start(slow_theta), form.start(fast_theta)
+    for g in gradients(dtype):
+        delta, slow_memory = form.step({"g": g, "theta": slow_theta}, slow_memory, form.knobs)
+        slow_theta = slow_theta + delta
+        fast_memory = fast.advance({"g": g, "theta": fast_theta}, fast_memory, form.knobs)
+    near = 1e-11 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(fast_theta, slow_theta, rtol=near, atol=near * float(slow_theta.abs().max()))
+
+
+def test_what_a_combinator_outside_the_vocabulary_wraps_is_stepped_not_advanced() -> None:
+    assert all(executable(form, torch.zeros(37)).rule.advance is None for form in AROUND)
+
+
+def test_a_theta_with_gaps_is_refused_not_lost() -> None:
+    fast = executable(sgd, torch.zeros(3)).rule
+    with pytest.raises(AlgorithmError, match="pass it contiguous"):
+        fast.advance({"g": torch.ones(3), "theta": torch.zeros(6)[::2]}, {}, {"lr": 1.0})
+
+
 @pytest.mark.parametrize("form", [*CATALOGUE, *MADE_UP, *WRAPPED], ids=lambda form: form.name)
 def test_nan_and_infinity_go_where_they_go_in_the_rule(form: Rule) -> None:
     bad = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e300, 1e-300, 1.0] * 5, dtype=torch.float64)

@@ -50,9 +50,10 @@ def full(knob: str) -> Start:
 class Rule:
     """An update rule and what its signature declares.
 
-    `step` is the one way to run it. `source` is the function that was declared: the rule's, or the combinator's for a
-    rule that a combinator made. `wraps` is then the combinator and the rule inside. Whoever runs rules another way
-    (compiled, say) reads the sources, or rebuilds the outer rule around the inner.
+    `step` is the one way to run it; `advance`, where an execution has given one, adds the step to theta at once.
+    `source` is the function that was declared: the rule's, or the combinator's for a rule that a combinator made.
+    `wraps` is then that combinator and the rule inside; whoever runs rules another way (compiled, say) rebuilds the
+    outer one around the inner.
 
     >>> from thalweg import adam
     >>> adam.sees, list(adam.remembers), list(adam.knobs)
@@ -67,6 +68,7 @@ class Rule:
     doc: str = ""
     wraps: tuple[Callable[[Rule], Rule], Rule] | None = None
     source: Callable[..., Any] | None = field(default=None, repr=False)
+    advance: Callable[[Mapping[str, Any], Memory, Mapping[str, Any]], Memory] | None = field(default=None, repr=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself: what it sees, then what it remembers, then its knobs by name."""

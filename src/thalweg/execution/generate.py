@@ -46,11 +46,12 @@ SPOKEN = "+ - * / **, comparisons, sqrt, abs, sign, where, maximum, minimum"
 LARGEST_LITERAL_EXPONENT = 8
 
 
-def kernel_source(rule: Rule, dtype: torch.dtype) -> str:
+def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> str:
     """The program text of `kernel` for vectors of `dtype`: float32 or float64.
 
     Its arguments are the arrays that the rule sees, its vector memory, the step Δθ to write, then the scalar memory
-    and the knobs, each in the order of the signature; it returns the new scalar memory. Raises AlgorithmError for a
+    and the knobs, each in the order of the signature; it returns the new scalar memory. `onto_theta` adds the step to
+    theta instead, which stands where Δθ would unless the rule sees it anyway. Raises AlgorithmError for a
     rule that is not elementwise or uses more than the vocabulary, naming the construct.
 
     >>> from thalweg import sgd
@@ -73,15 +74,20 @@ def kernel_source(rule: Rule, dtype: torch.dtype) -> str:
     delta = _Reader(rule, {name: Value(f"e_{name}", True) for name in rule.sees}, lines).delta()
     arrays = [f"a_{name}" for name in (*rule.sees, *vector_memory(rule))]
     scalars = [f"s_{name}" for name in (*scalar_memory(rule), *rule.knobs)]
-    writes = [f"a_delta[i] = {delta}", *(f"a_{name}[i] = {lines.new[name]}" for name in vector_memory(rule))]
+    target = "a_theta" if onto_theta else "a_delta"
+    parameters = [*arrays, *([target] if target not in arrays else []), *scalars]
+    writes = [
+        f"{target}[i] {'+=' if onto_theta else '='} {delta}",
+        *(f"a_{name}[i] = {lines.new[name]}" for name in vector_memory(rule)),
+    ]
     program = [
         "from math import inf, nan, sqrt",
         f"from numpy import {str(dtype).removeprefix('torch.')} as real",
         "",
         "",
-        f"def kernel({', '.join([*arrays, 'a_delta', *scalars])}):",
+        f"def kernel({', '.join(parameters)}):",
         *(f"    {line}" for line in lines.before),
-        "    for i in range(a_delta.size):",
+        f"    for i in range({target}.size):",
         *(f"        e_{name[2:]} = {name}[i]" for name in arrays),
         *(f"        {line}" for line in lines.inside + writes),
         f"    return ({''.join(f'r_{name}, ' for name in scalar_memory(rule)).rstrip()})",

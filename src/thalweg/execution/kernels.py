@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import AlgorithmError
-from thalweg.core.rule import Rule
+from thalweg.core.rule import Memory, Rule
 from thalweg.execution.generate import kernel_source, scalar_memory, vector_memory
 from thalweg.execution.syntax import runs_inner_once
 
@@ -58,7 +58,7 @@ def executable(rule: Rule, like: Tensor) -> Execution:
     'eager: a kernel needs a contiguous float32 or float64 vector on the CPU, not (5,) torch.float16 on cpu'
     """
     try:
-        return Execution(compiled(rule, like), KERNEL)
+        return Execution(_advancing(rule, like), KERNEL)
     except AlgorithmError as error:
         return Execution(rule, f"eager: {error}")
 
@@ -85,7 +85,25 @@ def compiled(rule: Rule, like: Tensor) -> Rule:
     return _compiled(rule, like, torch.empty_like(like))
 
 
-def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
+def _advancing(rule: Rule, like: Tensor) -> Rule:
+    """The rule with an `advance` of one kernel that updates theta too; where it has none, as `compiled` has it."""
+    _check(like)
+    try:
+        source = kernel_source(rule, like.dtype, onto_theta=True)
+    except AlgorithmError:
+        return compiled(rule, like)
+    extra = int("theta" not in rule.sees)
+    call = _on_tensors(rule, _kernel(source, _signature(rule, like, extra)), like)
+
+    def advance(seen: Mapping[str, Any], memory: Memory, knobs: Mapping[str, Any]) -> Memory:
+        args = [*(seen[name] for name in rule.sees), *(memory[name] for name in rule.remembers)]
+        kept = call(args, [("theta", seen["theta"])] * extra, knobs)
+        return dict(zip(rule.remembers, kept, strict=True))
+
+    return replace(rule, advance=advance)
+
+
+def _check(like: Tensor) -> None:
     if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in _REALS:
         raise AlgorithmError(
             "a kernel needs a contiguous float32 or float64 vector on the CPU, "
@@ -93,6 +111,10 @@ def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
         )
     if importlib.util.find_spec("numba") is None:
         raise AlgorithmError("a kernel needs Numba, which is not installed: python -m pip install numba")
+
+
+def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
+    _check(like)
     try:
         source = kernel_source(rule, like.dtype)
     except AlgorithmError:
@@ -102,17 +124,28 @@ def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
         keeps_nothing = len(rule.remembers) == len(inner.remembers)
         outer = combinator(_compiled(inner, like, scratch if keeps_nothing else None))  # or it may keep Δθ itself
         return replace(outer, name=rule.name, knobs=rule.knobs, doc=rule.doc)
-    arrays = len(rule.sees) + len(vector_memory(rule)) + 1
+    call = _on_tensors(rule, _kernel(source, _signature(rule, like, 1)), like)
+
+    def run(*args: Any, **knobs: Any) -> Any:
+        delta = torch.empty_like(like) if scratch is None else scratch
+        memory = call(args, [("delta", delta)], knobs)
+        return (delta, *memory) if memory else delta
+
+    return replace(rule, fn=run)
+
+
+def _signature(rule: Rule, like: Tensor, extra: int) -> str:
+    """The types of a kernel's arguments: its vectors, `extra` one to write to, its numbers."""
+    arrays = len(rule.sees) + len(vector_memory(rule)) + extra
     numbers = len(scalar_memory(rule)) + len(rule.knobs)
-    signature = ", ".join([f"{_REALS[like.dtype]}[::1]"] * arrays + ["float64"] * numbers)
-    return replace(rule, fn=_on_tensors(rule, _kernel(source, signature), like, scratch))
+    return ", ".join([f"{_REALS[like.dtype]}[::1]"] * arrays + ["float64"] * numbers)
 
 
 _REALS = {torch.float32: "float32", torch.float64: "float64"}
 
 
-def _on_tensors(rule: Rule, kernel: Callable[..., Any], like: Tensor, scratch: Tensor | None) -> Callable[..., Any]:
-    """The rule's function on tensors: it hands their memory to the kernel and puts the new memory in order."""
+def _on_tensors(rule: Rule, kernel: Callable[..., Any], like: Tensor) -> Callable[..., list[Any]]:
+    """The kernel on tensors: of what a rule sees and remembers, and what is written to, it gives the new memory."""
     n, dtype, sees = len(like), like.dtype, len(rule.sees)
     names, vectors, scalars = [*rule.sees, *rule.remembers], vector_memory(rule), scalar_memory(rule)
     arrays = [(names.index(name), name) for name in (*rule.sees, *vectors)]
@@ -127,29 +160,28 @@ def _on_tensors(rule: Rule, kernel: Callable[..., Any], like: Tensor, scratch: T
             was = f"{tuple(given.shape)} {given.dtype} on {given.device}"
             raise AlgorithmError(f"{rule.name}'s kernel takes {name} as ({n},) {dtype} on cpu, not {was}")
         if not given.is_contiguous():
-            if name in vectors:
+            if name != "g":
                 raise AlgorithmError(f"{rule.name}'s kernel writes {name} in place: pass it contiguous")
             return given.contiguous().numpy()
         view = given.detach().numpy()
         views[name] = given, given.data_ptr(), view
         return view
 
-    def run(*args: Any, **knobs: Any) -> Any:
+    def call(args: Sequence[Any], written: list[tuple[str, Tensor]], knobs: Mapping[str, Any]) -> list[Any]:
         if not knobs.keys() <= rule.knobs.keys():
             rule.check(knobs)
-        delta = torch.empty_like(like) if scratch is None else scratch
         new = kernel(
             *[array(name, args[k]) for k, name in arrays],
-            array("delta", delta),
+            *[array(name, given) for name, given in written],
             *[_number(rule, name, args[k]) for k, name in numbers],
             *[_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()],
         )
         memory = list(args[sees:])
         for (k, _), value in zip(numbers, new, strict=True):
             memory[k - sees] = int(value) if isinstance(args[k], int) and value.is_integer() else value
-        return (delta, *memory) if memory else delta
+        return memory
 
-    return run
+    return call
 
 
 def _number(rule: Rule, name: str, value: Any) -> float:
