@@ -218,3 +218,10 @@ def test_outputs_are_those_of_evaluation_and_leave_the_mode_as_it_was():
     assert torch.equal(network.outputs(inputs), network.module[0](inputs))
     assert network.module.training
     assert not network.outputs(inputs).requires_grad
+
+
+def test_evaluating_leaves_each_part_in_the_mode_that_it_was_in():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2))
+    module[2].eval()
+    Network(module, nn.functional.mse_loss).outputs(torch.ones(3, 2))
+    assert [part.training for part in module] == [True, True, False] and module.training

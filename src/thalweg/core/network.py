@@ -104,11 +104,12 @@ class Network:
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
-        """What the module answers in evaluation mode."""
-        training = self.module.training
+        """What the module answers in evaluation mode; each of its parts is then in the mode that it was in."""
+        modes = [(part, part.training) for part in self.module.modules()]
         self.module.eval()
         answer: Tensor = self.module(inputs)
-        self.module.train(training)
+        for part, training in modes:
+            part.training = training
         return answer
 
     def state(self) -> dict[str, Tensor]:
