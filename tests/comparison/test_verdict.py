@@ -48,6 +48,9 @@ def test_an_algorithm_that_diverges_on_a_fresh_seed_neither_wins_nor_ties():
     lost = Trial("confirmation/adam/02", "confirmation", "adam", Recipe("adam", steps=100), 2, "diverged", 30)
     verdict = judge([*runs("adam", [0.99, 0.99]), lost, *runs("sgd", [0.9, 0.91, 0.9])], higher)
     assert verdict.recommended == "sgd" and "adam" not in verdict.tied
+    assert "or did not finish every fresh seed" in verdict.sentence
+    alone = judge([*runs("adam", [0.99, 0.99]), lost], higher)
+    assert alone.winner is None
     assert next(s for s in verdict.standings if s.algorithm == "adam").diverged == 1
 
 

@@ -149,4 +149,5 @@ def duration(length: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s".replace(" 0 s", "")
-    return f"{whole // 3600} h {whole % 3600 // 60} min".replace(" 0 min", "")
+    minutes = round(length / 60)
+    return f"{minutes // 60} h {minutes % 60} min".replace(" 0 min", "")

@@ -122,7 +122,7 @@ class Race:
         self._run("confirmation", trials, self.plan.steps)
 
     def finish(self, name: str, recipe: Recipe) -> Trial:
-        """The final run's record: one more fresh seed (the training itself is `fit`'s)."""
+        """The trial of the final run, on one more fresh seed; it is trained where the test set is, in `contest`."""
         return Trial(f"final/{name}", "final", name, recipe, self.seed_of(_FINAL))
 
     def _standing(self, seen: Sequence[Trial], name: str, *stages: str) -> tuple[list[Trial], float]:

@@ -80,7 +80,7 @@ def judge(confirmations: list[Trial], metric: Metric) -> Verdict:
     near = metric.cost(means[best]) + _standard_error(values[best], resolution)
     close = [s for s in standings if s.algorithm in tied and metric.cost(s.mean) <= near] or standings[:1]
     cheapest = min(close, key=lambda s: s.vectors)  # the better of equally cheap ones: standings come best first
-    winner = best if tied == [best] else None
+    winner = best if tied == [best] and not failures[best] else None
     recommended = winner or cheapest.algorithm
     return Verdict(winner, recommended, tied, target, standings, _sentence(winner, cheapest, tied, standings, metric))
 
@@ -164,7 +164,10 @@ def _sentence(
     if len(standings) == 1:
         return f"{best.algorithm} was raced alone: {figure}."
     if winner:
-        return f"{winner} validates best: {figure}; every other algorithm is worse by a corrected test."
+        failed = " or did not finish every fresh seed" if any(s.diverged for s in standings) else ""
+        return f"{winner} validates best: {figure}; every other algorithm is worse by a corrected test{failed}."
+    if best.diverged:
+        return f"No algorithm finished every fresh seed; {best.algorithm} comes nearest: {figure}."
     others = ", ".join(name for name in tied if name != best.algorithm)
     n = len(standings)
     who = f"none of the {n} algorithms can" if len(tied) == n else f"{len(tied)} of the {n} algorithms cannot"

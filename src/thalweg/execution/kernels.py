@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 # Multiply-add in one rounding is all that is loosened: NaN, infinities and the order of operations stay.
 FASTMATH = {"contract"}
 
-
 KERNEL = "one kernel"
 
 
