@@ -64,6 +64,7 @@ def test_killed_three_times_in_a_row_it_ends_with_the_same_bits(tmp_path, whole)
 
 def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, whole):
     process = begun(tmp_path / "a")
+    assert any(line.startswith("training") for line in process.stderr)  # reads up to there: steps are being taken
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1].splitlines()[-1]
     assert process.returncode == 130
