@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.core.lifted import lifted
 from thalweg.core.network import Batch, Network
 from thalweg.core.rule import Memory, Rule
 
@@ -48,6 +49,7 @@ def descend(
     >>> losses[-1] < 1e-6 * max(losses[0], 1e-3)
     True
     """
+    rule = lifted(rule, network.shapes)
     values = rule.with_defaults(knobs)
     scheduled = {name: knob for name, knob in values.items() if callable(knob)}
     now = {name: knob(t) if callable(knob) else knob for name, knob in values.items()}

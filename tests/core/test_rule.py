@@ -76,7 +76,7 @@ def test_a_rule_that_wants_to_see_something_else_is_refused():
 
 
 def test_a_memory_without_a_start_is_refused():
-    with pytest.raises(AlgorithmError, match=r"remembers 'm' from 0\.0: say zeros, clock, one or full\(knob\)"):
+    with pytest.raises(AlgorithmError, match=r"remembers 'm' from 0\.0: say zeros, current, clock, one, full\(knob\) or number\(knob\)"):
         rule(lambda g, m=0.0: (g, m))
 
 

@@ -4,6 +4,9 @@ Parameters without a default are what a rule *sees* (`g`, `theta`, `f`); paramet
 what it *remembers*, the default saying how each starts; keyword-only parameters are its *knobs*. It
 returns the step Δθ and the new memory. A combinator is declared the same way, its first parameter being
 the rule that it wraps.
+
+A rule is elementwise unless it says otherwise: `@rule(per="tensor")` is handed each parameter in its own shape (Muon,
+Adafactor), `@rule(per="vector")` the whole of theta end to end (Prodigy, a global norm).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ from thalweg.core.errors import AlgorithmError
 
 Memory = dict[str, Any]
 SEEN = ("g", "theta", "f")
+PER = ("element", "tensor", "vector")  # what a rule looks at together, from the finest to the coarsest
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,18 @@ def full(knob: str) -> Start:
     return Start(f"full({knob})", lambda theta, knobs: torch.zeros_like(theta) + knobs[knob])
 
 
+def number(knob: str) -> Start:
+    """Starts as one number, the value of a knob (the first lr of ASGD)."""
+    return Start(f"number({knob})", lambda theta, knobs: knobs[knob], scalar=True)
+
+
 @dataclass(frozen=True)
 class Rule:
     """An update rule and what its signature declares.
 
     `step` is the one way to run it; `advance`, where an execution has given one, adds the step to theta at once.
+    `per` says what it looks at together: each "element" alone, a "tensor" in its own shape, or all of theta as one
+    "vector". `answers`, of theta, the memory and the knobs, gives the parameters to evaluate where they are not theta.
     `source` is the function that was declared: the rule's, or the combinator's for a rule that a combinator made.
     `wraps` is then that combinator and the rule inside; whoever runs rules another way (compiled, say) rebuilds the
     outer one around the inner.
@@ -66,6 +77,8 @@ class Rule:
     remembers: dict[str, Start]
     knobs: dict[str, float]
     doc: str = ""
+    per: str = "element"
+    answers: Callable[[Tensor, Memory, Mapping[str, Any]], Tensor] | None = field(default=None, repr=False)
     wraps: tuple[Callable[[Rule], Rule], Rule] | None = None
     source: Callable[..., Any] | None = field(default=None, repr=False)
     advance: Callable[[Mapping[str, Any], Memory, Mapping[str, Any]], Memory] | None = field(default=None, repr=False)
@@ -98,13 +111,21 @@ class Rule:
             if knob not in self.knobs:
                 raise AlgorithmError(f"{self.name} has no knob '{knob}': its knobs are {', '.join(sorted(self.knobs))}")
 
-    def answer(self, theta: Tensor, memory: Memory) -> Tensor:
+    def answer(self, theta: Tensor, memory: Memory, knobs: Mapping[str, Any] | None = None) -> Tensor:
         """The parameters to evaluate and keep: the average for an averaged rule, else theta itself."""
-        average: Tensor = memory.get("average", theta)
-        return average
+        return theta if self.answers is None else self.answers(theta, memory, self.with_defaults(knobs or {}))
 
 
-def rule(fn: Callable[..., Any]) -> Rule:
+Answers = Callable[[Tensor, Memory, Mapping[str, Any]], Tensor]
+
+
+@overload
+def rule(fn: Callable[..., Any]) -> Rule: ...
+@overload
+def rule(*, per: str = "element", answers: Answers | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
+
+
+def rule(fn: Callable[..., Any] | None = None, *, per: str = "element", answers: Answers | None = None) -> Any:
     """Makes a Rule of a pure function; its signature is read as said above.
 
     >>> @rule
@@ -113,11 +134,21 @@ def rule(fn: Callable[..., Any]) -> Rule:
     >>> sgd.step({"g": torch.ones(2)}, {}, {"lr": 0.5})
     (tensor([-0.5000, -0.5000]), {})
     """
+    if fn is None:
+        return lambda declared: rule(declared, per=per, answers=answers)  # type: ignore[call-overload]
     sees, remembers, knobs = _declared(fn, list(inspect.signature(fn).parameters.values()))
-    return Rule(fn.__name__, fn, sees, remembers, knobs, inspect.getdoc(fn) or "", source=fn)
+    return Rule(fn.__name__, fn, sees, remembers, knobs, inspect.getdoc(fn) or "", per, answers, source=fn)
 
 
-def combinator(fn: Callable[..., Any]) -> Callable[..., Rule]:
+@overload
+def combinator(fn: Callable[..., Any]) -> Callable[..., Rule]: ...
+@overload
+def combinator(
+    *, per: str = "element", answers: Answers | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Rule]]: ...
+
+
+def combinator(fn: Callable[..., Any] | None = None, *, per: str = "element", answers: Answers | None = None) -> Any:
     """Makes a combinator, from rule to rule, of a function whose first parameter is the inner rule.
 
     Inside, `inner(g=..., theta=...)` runs the inner rule, with what it sees replaced by what is passed,
@@ -131,6 +162,8 @@ def combinator(fn: Callable[..., Any]) -> Callable[..., Rule]:
     >>> halved(sgd, factor=0.25).step({"g": torch.ones(1)}, {}, {"lr": 1.0, "factor": 0.25})
     (tensor([-0.2500]), {})
     """
+    if fn is None:
+        return lambda declared: combinator(declared, per=per, answers=answers)  # type: ignore[call-overload]
     parameters = list(inspect.signature(fn).parameters.values())[1:]
     own_sees, own_remembers, own_knobs = _declared(fn, parameters)
     shared = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -177,6 +210,8 @@ def combinator(fn: Callable[..., Any]) -> Callable[..., Rule]:
             remembers={**own_remembers, **inside.remembers},
             knobs={**inside.knobs, **own_knobs, **defaults},
             doc=inspect.getdoc(fn) or "",
+            per=max(per, inside.per, key=PER.index),
+            answers=answers or inside.answers,
             wraps=(lambda other: combine(other, **defaults), inside),
             source=fn,
         )
@@ -200,7 +235,7 @@ def _declared(
     for name, start in remembers.items():
         if not isinstance(start, Start):
             raise AlgorithmError(
-                f"{fn.__name__} remembers '{name}' from {start!r}: say zeros, clock, one or full(knob)"
+                f"{fn.__name__} remembers '{name}' from {start!r}: say zeros, current, clock, one, full(knob) or number(knob)"
             )
     return sees, remembers, knobs
 
@@ -210,6 +245,14 @@ def _declared(
 
 def sqrt(x: Any) -> Any:
     return torch.sqrt(x) if isinstance(x, Tensor) else math.sqrt(x)
+
+
+def exp(x: Any) -> Any:
+    return torch.exp(x) if isinstance(x, Tensor) else math.exp(x)
+
+
+def log(x: Any) -> Any:
+    return torch.log(x) if isinstance(x, Tensor) else math.log(x)
 
 
 def sign(x: Any) -> Any:
@@ -226,6 +269,10 @@ def maximum(x: Any, y: Any) -> Any:
 
 def minimum(x: Any, y: Any) -> Any:
     return _pairwise(torch.minimum, lambda a, b: a if a < b or a != a else b, x, y)
+
+
+def atan2(y: Any, x: Any) -> Any:
+    return _pairwise(torch.atan2, math.atan2, y, x)
 
 
 def _pairwise(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any], x: Any, y: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from thalweg.core.errors import AlgorithmError
-from thalweg.core.rule import Rule, maximum, minimum, sign, sqrt, where
+from thalweg.core.rule import Rule, atan2, exp, log, maximum, minimum, sign, sqrt, where
 from thalweg.execution.lines import Lines, Value
 from thalweg.execution.syntax import literal, outer_names, runs_inner_once, syntax_tree
 
@@ -41,8 +41,8 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
 }
-VOCABULARY = {sqrt: 1, abs: 1, sign: 1, where: 3, maximum: 2, minimum: 2}  # and how many operands each takes
-SPOKEN = "+ - * / **, comparisons, sqrt, abs, sign, where, maximum, minimum"
+VOCABULARY = {sqrt: 1, abs: 1, exp: 1, log: 1, sign: 1, where: 3, maximum: 2, minimum: 2, atan2: 2}  # and how many operands each takes
+SPOKEN = "+ - * / **, comparisons, sqrt, abs, exp, log, sign, where, maximum, minimum, atan2"
 LARGEST_LITERAL_EXPONENT = 8
 
 
@@ -56,7 +56,7 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
 
     >>> from thalweg import sgd
     >>> print(kernel_source(sgd, torch.float32))
-    from math import inf, nan, sqrt
+    from math import atan2, exp, inf, log, nan, sqrt
     from numpy import float32 as real
     <BLANKLINE>
     <BLANKLINE>
@@ -81,7 +81,7 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
         *(f"a_{name}[i] = {lines.new[name]}" for name in vector_memory(rule)),
     ]
     program = [
-        "from math import inf, nan, sqrt",
+        "from math import atan2, exp, inf, log, nan, sqrt",
         f"from numpy import {str(dtype).removeprefix('torch.')} as real",
         "",
         "",
@@ -253,8 +253,10 @@ class _Reader:
             condition, x, y = operands
             test, then = self.code(condition, in_loop), self.number(x, in_loop)
             return f"({then} if {test} else {self.number(y, in_loop)})"
-        if word in (sqrt, abs):
+        if word in (sqrt, abs, exp, log):
             return f"{word.__name__}({self.number(operands[0], in_loop)})"
+        if word is atan2:
+            return f"atan2({', '.join(self.number(operand, in_loop) for operand in operands)})"
         values = [self.lines.once(self.number(operand, in_loop), in_loop) for operand in operands]
         if word is sign:  # of NaN it is 0, as torch has it
             one, minus, zero = (self.lines.constant(k) if in_loop else k for k in ("1.0", "-1.0", "0.0"))

@@ -3,7 +3,7 @@
 from thalweg.core.rule import clock, combinator, current
 
 
-@combinator
+@combinator(answers=lambda theta, memory, knobs: memory["average"])
 def averaged(inner, theta, average=current, n=clock):
     """Polyak averaging (section 8.7.3): the mean of theta over all n steps so far, the start not counted.
 
@@ -17,7 +17,7 @@ def averaged(inner, theta, average=current, n=clock):
     return delta, average, n
 
 
-@combinator
+@combinator(answers=lambda theta, memory, knobs: memory["average"])
 def averaged_exponentially(inner, theta, average=current, n=clock, *, ema_decay=0.999):
     """Exponential averaging (section 8.7.3): a mean of theta in which a step counts ema_decay times the next one.
 

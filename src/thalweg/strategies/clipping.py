@@ -5,7 +5,7 @@ import torch
 from thalweg.core.rule import combinator, maximum, minimum
 
 
-@combinator
+@combinator(per="vector")
 def clipped(inner, g, *, clip_norm=1.0):
     """Clipping by global norm (Pascanu et al. 2013): a gradient longer than clip_norm keeps its direction only.
 

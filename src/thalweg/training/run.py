@@ -43,12 +43,12 @@ class Run:
         self.every = every or max(1, recipe.steps // 24)
         self.network = problem.network(seed)
         recipe.initialise(self.network)
-        self.execution = executable(recipe.rule(), self.network.theta)
+        self.execution = executable(lifted(recipe.rule(), self.network.shapes), self.network.theta)
         self.rule = self.execution.rule
         self.batches = Batches(problem.train, recipe.batch_size, seed, recipe.drop_last)
         self.knobs = recipe.schedules()
-        self.memory = self._first_memory()
         self.t = 0
+        self.memory = self._first_memory()
         self.first_loss: float | None = None  # of the first batch, before the first step
         self.curve: list[Point] = []
         self.best: Point | None = None
@@ -77,7 +77,7 @@ class Run:
 
     def _measure(self) -> None:
         theta = self.network.theta.clone()
-        self.network.theta.copy_(self.rule.answer(theta, self.memory))
+        self.network.theta.copy_(self.rule.answer(theta, self.memory, self._knobs_now()))
         point = Point(self.t, self._sum / self._weight, *risk(self.network, self.problem.valid, self.problem.metric))
         self._sum = self._weight = 0.0
         self.curve.append(point)
@@ -89,8 +89,10 @@ class Run:
         return self.problem.metric.cost(point.valid_metric), point.valid_loss  # the loss breaks ties of the metric
 
     def _first_memory(self) -> Memory:
-        first = {name: knob(0) if callable(knob) else knob for name, knob in self.knobs.items()}
-        return self.rule.start(self.network.theta, **first)
+        return self.rule.start(self.network.theta, **self._knobs_now())
+
+    def _knobs_now(self) -> dict[str, Any]:
+        return {name: knob(self.t) if callable(knob) else knob for name, knob in self.knobs.items()}
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Starts from parameters that were trained before (a network's state) instead of new ones."""
@@ -104,7 +106,7 @@ class Run:
 
     def keep_last(self) -> None:
         """Puts the parameters that the run ended with into the network: the average, for an averaged rule."""
-        self.network.theta.copy_(self.rule.answer(self.network.theta.clone(), self.memory))
+        self.network.theta.copy_(self.rule.answer(self.network.theta.clone(), self.memory, self._knobs_now()))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the future of the run depends on: tensors, and values for JSON."""
