@@ -51,7 +51,8 @@ def _lifted(rule: Rule, shapes: Sequence[Shape]) -> Rule:
         seen = dict(zip(rule.sees, args, strict=False))
         memory = dict(zip(remembers, args[len(rule.sees) :], strict=True))
         pieces = {name: _cut(value, shapes, sizes) for name, value in seen.items()}
-        deltas, new = [], {}
+        deltas: list[Tensor] = []
+        new: dict[str, Any] = {}
         for k, names in enumerate(owned):
             mine = dict.fromkeys(rule.remembers) | {name: memory[name] for name in scalars}
             mine |= {name: memory[f"{name}.{k}"] for name in names}

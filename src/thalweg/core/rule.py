@@ -55,7 +55,7 @@ def number(knob: str) -> Start:
     return Start(f"number({knob})", lambda theta, knobs: knobs[knob], scalar=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """An update rule and what its signature declares.
 
@@ -235,7 +235,8 @@ def _declared(
     for name, start in remembers.items():
         if not isinstance(start, Start):
             raise AlgorithmError(
-                f"{fn.__name__} remembers '{name}' from {start!r}: say zeros, current, clock, one, full(knob) or number(knob)"
+                f"{fn.__name__} remembers '{name}' from {start!r}: "
+                "say zeros, current, clock, one, full(knob) or number(knob)"
             )
     return sees, remembers, knobs
 

@@ -41,30 +41,46 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
 }
-VOCABULARY = {sqrt: 1, abs: 1, exp: 1, log: 1, sign: 1, where: 3, maximum: 2, minimum: 2, atan2: 2}  # and how many operands each takes
+VOCABULARY = {
+    sqrt: 1,
+    abs: 1,
+    exp: 1,
+    log: 1,
+    sign: 1,
+    where: 3,
+    maximum: 2,
+    minimum: 2,
+    atan2: 2,
+}  # and how many operands each takes
 SPOKEN = "+ - * / **, comparisons, sqrt, abs, exp, log, sign, where, maximum, minimum, atan2"
 LARGEST_LITERAL_EXPONENT = 8
 
 
 def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> str:
-    """The program text of `kernel` for vectors of `dtype`: float32 or float64.
+    """The program text of `kernel` for tensors of `dtype`: float32 or float64.
 
-    Its arguments are the arrays that the rule sees, its vector memory, the step Δθ to write, then the scalar memory
-    and the knobs, each in the order of the signature; it returns the new scalar memory. `onto_theta` adds the step to
-    theta instead, which stands where Δθ would unless the rule sees it anyway. Raises AlgorithmError for a
-    rule that is not elementwise or uses more than the vocabulary, naming the construct.
+    Its arguments are a table with a row of addresses for each tensor (the columns are those of `columns`), their sizes,
+    the first row and the one after the last, then the scalar memory and the knobs, each in the order of the signature;
+    it returns the new scalar memory. The step Δθ is written, or with `onto_theta` added to theta instead. Raises
+    AlgorithmError for a rule that is not elementwise or uses more than the vocabulary, naming the construct.
 
     >>> from thalweg import sgd
     >>> print(kernel_source(sgd, torch.float32))
     from math import atan2, exp, inf, log, nan, sqrt
+    from numba import carray
     from numpy import float32 as real
+    from thalweg.execution.pointers import float32_at as at
     <BLANKLINE>
     <BLANKLINE>
-    def kernel(a_g, a_delta, s_lr):
+    def kernel(table, sizes, first, last, s_lr):
         c_0 = real((-s_lr))
-        for i in range(a_delta.size):
-            e_g = a_g[i]
-            a_delta[i] = (c_0 * e_g)
+        for j in range(first, last):
+            size = sizes[j]
+            a_g = carray(at(table[j, 0]), size)
+            a_delta = carray(at(table[j, 1]), size)
+            for i in range(size):
+                e_g = a_g[i]
+                a_delta[i] = (c_0 * e_g)
         return ()
     <BLANKLINE>
     """
@@ -72,27 +88,42 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
         raise AlgorithmError(f"{rule.name} sees f, the objective: it is not elementwise and has no kernel")
     lines = Lines()
     delta = _Reader(rule, {name: Value(f"e_{name}", True) for name in rule.sees}, lines).delta()
-    arrays = [f"a_{name}" for name in (*rule.sees, *vector_memory(rule))]
+    read = [f"a_{name}" for name in (*rule.sees, *vector_memory(rule))]
     scalars = [f"s_{name}" for name in (*scalar_memory(rule), *rule.knobs)]
     target = "a_theta" if onto_theta else "a_delta"
-    parameters = [*arrays, *([target] if target not in arrays else []), *scalars]
+    real = str(dtype).removeprefix("torch.")
     writes = [
         f"{target}[i] {'+=' if onto_theta else '='} {delta}",
         *(f"a_{name}[i] = {lines.new[name]}" for name in vector_memory(rule)),
     ]
     program = [
         "from math import atan2, exp, inf, log, nan, sqrt",
-        f"from numpy import {str(dtype).removeprefix('torch.')} as real",
+        "from numba import carray",
+        f"from numpy import {real} as real",
+        f"from thalweg.execution.pointers import {real}_at as at",
         "",
         "",
-        f"def kernel({', '.join(parameters)}):",
+        f"def kernel({', '.join(['table', 'sizes', 'first', 'last', *scalars])}):",
         *(f"    {line}" for line in lines.before),
-        f"    for i in range({target}.size):",
-        *(f"        e_{name[2:]} = {name}[i]" for name in arrays),
-        *(f"        {line}" for line in lines.inside + writes),
+        "    for j in range(first, last):",
+        "        size = sizes[j]",
+        *(f"        a_{name} = carray(at(table[j, {k}]), size)" for k, name in enumerate(columns(rule, onto_theta))),
+        "        for i in range(size):",
+        *(f"            e_{name[2:]} = {name}[i]" for name in read),
+        *(f"            {line}" for line in lines.inside + writes),
         f"    return ({''.join(f'r_{name}, ' for name in scalar_memory(rule)).rstrip()})",
     ]
     return "\n".join(program) + "\n"
+
+
+def columns(rule: Rule, onto_theta: bool) -> list[str]:
+    """What a kernel's table holds addresses of: what the rule sees, its vector memory, and what is written to.
+
+    >>> from thalweg import adam
+    >>> columns(adam, onto_theta=True), columns(adam, onto_theta=False)
+    (['g', 'm', 'v', 'theta'], ['g', 'm', 'v', 'delta'])
+    """
+    return list(dict.fromkeys([*rule.sees, *vector_memory(rule), "theta" if onto_theta else "delta"]))
 
 
 def vector_memory(rule: Rule) -> list[str]:

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -22,12 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Memory, Rule
-from thalweg.execution.generate import kernel_source, scalar_memory, vector_memory
+from thalweg.execution.generate import columns, kernel_source, scalar_memory
 from thalweg.execution.syntax import runs_inner_once
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 FASTMATH = {"contract"}
 
 KERNEL = "one kernel"
+DTYPES = (torch.float32, torch.float64)
 
 
 class Execution(NamedTuple):
@@ -88,22 +90,19 @@ def _advancing(rule: Rule, like: Tensor) -> Rule:
     """The rule with an `advance` of one kernel that updates theta too; where it has none, as `compiled` has it."""
     _check(like)
     try:
-        source = kernel_source(rule, like.dtype, onto_theta=True)
+        kernel = tensors_kernel(rule, like.dtype, onto_theta=True)
     except AlgorithmError:
         return compiled(rule, like)
-    extra = int("theta" not in rule.sees)
-    call = _on_tensors(rule, _kernel(source, _signature(rule, like, extra)), like)
+    call = _on_vectors(rule, kernel, like, onto_theta=True)
 
     def advance(seen: Mapping[str, Any], memory: Memory, knobs: Mapping[str, Any]) -> Memory:
-        args = [*(seen[name] for name in rule.sees), *(memory[name] for name in rule.remembers)]
-        kept = call(args, [("theta", seen["theta"])] * extra, knobs)
-        return dict(zip(rule.remembers, kept, strict=True))
+        return call({**seen, **memory}, knobs)
 
     return replace(rule, advance=advance)
 
 
 def _check(like: Tensor) -> None:
-    if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in _REALS:
+    if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in DTYPES:
         raise AlgorithmError(
             "a kernel needs a contiguous float32 or float64 vector on the CPU, "
             f"not {tuple(like.shape)} {like.dtype} on {like.device}"
@@ -115,7 +114,7 @@ def _check(like: Tensor) -> None:
 def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
     _check(like)
     try:
-        source = kernel_source(rule, like.dtype)
+        kernel = tensors_kernel(rule, like.dtype, onto_theta=False)
     except AlgorithmError:
         if rule.wraps is None or not runs_inner_once(rule):  # a second run would find the memory consumed
             raise
@@ -123,61 +122,69 @@ def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
         keeps_nothing = len(rule.remembers) == len(inner.remembers)
         outer = combinator(_compiled(inner, like, scratch if keeps_nothing else None))  # or it may keep Δθ itself
         return replace(outer, name=rule.name, knobs=rule.knobs, doc=rule.doc)
-    call = _on_tensors(rule, _kernel(source, _signature(rule, like, 1)), like)
+    call = _on_vectors(rule, kernel, like, onto_theta=False)
+    names = [*rule.sees, *rule.remembers]
 
     def run(*args: Any, **knobs: Any) -> Any:
         delta = torch.empty_like(like) if scratch is None else scratch
-        memory = call(args, [("delta", delta)], knobs)
-        return (delta, *memory) if memory else delta
+        memory = call(dict(zip(names, args, strict=True)) | {"delta": delta}, knobs)
+        return (delta, *memory.values()) if memory else delta
 
     return replace(rule, fn=run)
 
 
-def _signature(rule: Rule, like: Tensor, extra: int) -> str:
-    """The types of a kernel's arguments: its vectors, `extra` one to write to, its numbers."""
-    arrays = len(rule.sees) + len(vector_memory(rule)) + extra
+Kernel = Callable[..., tuple[float, ...]]
+
+
+def tensors_kernel(rule: Rule, dtype: torch.dtype, onto_theta: bool) -> Kernel:
+    """The kernel of a rule for any number of tensors: its arguments are those of `generate.kernel_source`.
+
+    It lets other threads run. Raises AlgorithmError where the rule has no kernel.
+    """
     numbers = len(scalar_memory(rule)) + len(rule.knobs)
-    return ", ".join([f"{_REALS[like.dtype]}[::1]"] * arrays + ["float64"] * numbers)
+    signature = ", ".join(["int64[:, ::1]", "int64[::1]", "int64", "int64"] + ["float64"] * numbers)
+    return _kernel(kernel_source(rule, dtype, onto_theta), signature)
 
 
-_REALS = {torch.float32: "float32", torch.float64: "float64"}
+def _on_vectors(rule: Rule, kernel: Kernel, like: Tensor, onto_theta: bool) -> Callable[..., Memory]:
+    """The kernel on vectors like `like`: of all that a rule sees, remembers and writes to, it gives the new memory."""
+    n, dtype, scalars = len(like), like.dtype, scalar_memory(rule)
+    arrays = columns(rule, onto_theta)
+    table, sizes = np.zeros((1, len(arrays)), np.int64), np.array([n], np.int64)
+    known: dict[str, tuple[Tensor | None, int]] = dict.fromkeys(arrays, (None, 0))
 
-
-def _on_tensors(rule: Rule, kernel: Callable[..., Any], like: Tensor) -> Callable[..., list[Any]]:
-    """The kernel on tensors: of what a rule sees and remembers, and what is written to, it gives the new memory."""
-    n, dtype, sees = len(like), like.dtype, len(rule.sees)
-    names, vectors, scalars = [*rule.sees, *rule.remembers], vector_memory(rule), scalar_memory(rule)
-    arrays = [(names.index(name), name) for name in (*rule.sees, *vectors)]
-    numbers = [(names.index(name), name) for name in scalars]
-    views: dict[str, tuple[Tensor, int, Any]] = {}
-
-    def array(name: str, given: Tensor) -> Any:
-        last, address, view = views.get(name, (None, 0, None))
-        if given is last and given.data_ptr() == address:
-            return view  # the same buffers come each step: looking at them again would take longer than small kernels
+    def put(k: int, name: str, given: Tensor) -> Tensor:
+        address = given.data_ptr()
+        last, where = known[name]
+        if given is last and address == where:
+            return given  # the same buffers come each step: looking at them again would take longer than small kernels
         if given.shape != (n,) or given.dtype != dtype or given.device.type != "cpu":
             was = f"{tuple(given.shape)} {given.dtype} on {given.device}"
             raise AlgorithmError(f"{rule.name}'s kernel takes {name} as ({n},) {dtype} on cpu, not {was}")
         if not given.is_contiguous():
             if name != "g":
                 raise AlgorithmError(f"{rule.name}'s kernel writes {name} in place: pass it contiguous")
-            return given.contiguous().numpy()
-        view = given.detach().numpy()
-        views[name] = given, given.data_ptr(), view
-        return view
+            given = given.contiguous()
+        table[0, k] = given.data_ptr()
+        known[name] = given, address
+        return given
 
-    def call(args: Sequence[Any], written: list[tuple[str, Tensor]], knobs: Mapping[str, Any]) -> list[Any]:
+    def call(values: Mapping[str, Any], knobs: Mapping[str, Any]) -> Memory:
         if not knobs.keys() <= rule.knobs.keys():
             rule.check(knobs)
+        kept = [put(k, name, values[name]) for k, name in enumerate(arrays)]  # alive while their addresses are used
         new = kernel(
-            *[array(name, args[k]) for k, name in arrays],
-            *[array(name, given) for name, given in written],
-            *[_number(rule, name, args[k]) for k, name in numbers],
+            table,
+            sizes,
+            0,
+            1,
+            *[_number(rule, name, values[name]) for name in scalars],
             *[_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()],
         )
-        memory = list(args[sees:])
-        for (k, _), value in zip(numbers, new, strict=True):
-            memory[k - sees] = int(value) if isinstance(args[k], int) and value.is_integer() else value
+        del kept
+        memory = {name: values[name] for name in rule.remembers}
+        for name, value in zip(scalars, new, strict=True):
+            memory[name] = int(value) if isinstance(values[name], int) and value.is_integer() else value
         return memory
 
     return call
@@ -195,7 +202,7 @@ def _number(rule: Rule, name: str, value: Any) -> float:
 
 
 @cache
-def _kernel(source: str, signature: str) -> Callable[..., Any]:
+def _kernel(source: str, signature: str) -> Kernel:
     """The kernel of a program text, from this process, from the folder, or compiled now."""
     numba = importlib.import_module("numba")  # half a second to import: only where a kernel is wanted
     key = "\n".join([version("thalweg"), numba.__version__, signature, source])
@@ -208,14 +215,14 @@ def _kernel(source: str, signature: str) -> Callable[..., Any]:
         return _loaded(name, source, signature, None)
 
 
-def _loaded(name: str, source: str, signature: str, file: Path | None) -> Callable[..., Any]:
+def _loaded(name: str, source: str, signature: str, file: Path | None) -> Kernel:
     """Runs the program text, as from `file` where Numba keeps machine code beside it, and compiles its kernel."""
     numba = importlib.import_module("numba")
     module = sys.modules[name] = ModuleType(name)  # where Numba looks for it when it loads machine code
     exec(compile(source, str(file or f"<{name}>"), "exec"), module.__dict__)
-    types = tuple(eval(name, {"float32": numba.float32, "float64": numba.float64}) for name in signature.split(", "))
-    decorate = numba.njit(types, cache=file is not None, fastmath=FASTMATH, error_model="numpy")
-    kernel: Callable[..., Any] = decorate(module.kernel)
+    types = eval(signature, {"int64": numba.int64, "float64": numba.float64})
+    decorate = numba.njit(types, cache=file is not None, fastmath=FASTMATH, error_model="numpy", nogil=True)
+    kernel: Kernel = decorate(module.kernel)
     return kernel
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from thalweg.core.errors import DivergenceError
+from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory
 from thalweg.descend import Step, descend
 from thalweg.execution.kernels import executable
