@@ -1,7 +1,10 @@
 """What can go wrong by the user's hand; each message says what was given, what was expected, what to do.
 
 ThalwegError
-├── AlgorithmError     an unknown algorithm, schedule or knob, or one that cannot be used this way
+├── AlgorithmError     an unknown algorithm, schedule or knob, or one that cannot be used this way (a ValueError too)
+│   ├── KnobError      an unknown knob of an optimizer (a TypeError too)
+│   └── GradientError  gradients that an algorithm cannot take (a RuntimeError too)
+├── StateError         an optimizer's state_dict that is another one's (a ValueError too)
 ├── NetworkError       a model that cannot be one vector, or whose output does not fit its loss
 ├── ProblemError       a problem that cannot be loaded: file, table, target, split
 ├── BudgetError        a budget too small to try anything
@@ -14,8 +17,20 @@ class ThalwegError(Exception):
     """The root: the command line prints its one line and exits with 2."""
 
 
-class AlgorithmError(ThalwegError):
+class AlgorithmError(ThalwegError, ValueError):
     """An unknown algorithm, schedule or knob, or one that cannot be used this way."""
+
+
+class KnobError(AlgorithmError, TypeError):
+    """An unknown knob of an optimizer: what torch answers with a TypeError."""
+
+
+class GradientError(AlgorithmError, RuntimeError):
+    """Gradients that an algorithm cannot take: what torch answers with a RuntimeError."""
+
+
+class StateError(ThalwegError, ValueError):
+    """An optimizer's state_dict that is another one's: of another rule, other shapes or other names."""
 
 
 class NetworkError(ThalwegError):

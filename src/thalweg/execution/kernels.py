@@ -101,13 +101,18 @@ def _advancing(rule: Rule, like: Tensor) -> Rule:
     return replace(rule, advance=advance)
 
 
+def numba_is_there() -> bool:
+    """Whether kernels can be compiled here; Numba itself is not imported yet."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def _check(like: Tensor) -> None:
     if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in DTYPES:
         raise AlgorithmError(
             "a kernel needs a contiguous float32 or float64 vector on the CPU, "
             f"not {tuple(like.shape)} {like.dtype} on {like.device}"
         )
-    if importlib.util.find_spec("numba") is None:
+    if not numba_is_there():
         raise AlgorithmError("a kernel needs Numba, which is not installed: python -m pip install numba")
 
 

@@ -1,0 +1,200 @@
+"""A rule run by tensor operations on many tensors: needs nothing, takes every rule, dtype and device.
+
+An elementwise rule runs on blocks: small tensors are gathered into one vector, large ones on a CPU are cut into pieces
+that stay in its cache between the operations of a step. A rule per tensor gets each one in its own shape, a rule per
+vector all of them end to end. Half precision is computed in float32, where what is remembered stays; only theta is
+rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg.core.lifted import lifted
+from thalweg.core.rule import Memory, Rule
+from thalweg.execution.memory import flat, split
+
+BLOCK = 2**17  # elements: a dozen vectors of them fit into a core's cache
+_HALF = (torch.float16, torch.bfloat16)
+
+Tensors = Sequence[Tensor]
+Piece = tuple[int, int, int]  # of tensor k, from element a to b
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which steps of parameters of a dtype are computed, and memory is kept."""
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def advance(
+    rule: Rule,
+    params: Tensors,
+    memory: Mapping[str, Sequence[Tensor | None]],
+    grads: Tensors,
+    scalars: Memory,
+    knobs: Mapping[str, Any],
+    f: Any = None,
+) -> Memory:
+    """Updates parameters and memory in place by one step of the rule; it returns the new scalar memory.
+
+    `memory` has for each name a tensor a parameter; `f` is the objective, for a rule that sees it.
+    """
+    run = {"element": _elements, "tensor": _tensors, "vector": _vector}[rule.per]
+    return run(rule, params, grads, memory, scalars, knobs, f)
+
+
+def _elements(
+    rule: Rule,
+    params: Tensors,
+    grads: Tensors,
+    memory: Mapping[str, Any],
+    scalars: Memory,
+    knobs: Mapping[str, Any],
+    f: Any,
+) -> Memory:
+    thetas = [flat(p) for p in params]
+    flat_g = [_flat_like(g, p) for g, p in zip(grads, params, strict=True)]
+    flat_m = {name: [flat(m) for m in values] for name, values in memory.items()}
+    new = scalars
+    limit = BLOCK if params[0].device.type == "cpu" else None
+    for block in _blocks([p.numel() for p in params], limit):
+        seen = {"g": _gathered(flat_g, block), "f": f}
+        seen["theta"] = _gathered(thetas, block) if _sees_theta(rule, thetas[0]) else None
+        held = {name: _gathered(values, block) for name, values in flat_m.items()}
+        written = {name: _parts(values, block) for name, values in flat_m.items()}
+        new = _step(rule, seen, held, scalars, knobs, _parts(thetas, block), written)
+    for p, theta in zip(params, thetas, strict=True):
+        if theta.data_ptr() != p.data_ptr():
+            p.copy_(theta.view(p.shape))  # a parameter with gaps, which has no flat view
+    return new
+
+
+def _tensors(
+    rule: Rule,
+    params: Tensors,
+    grads: Tensors,
+    memory: Mapping[str, Any],
+    scalars: Memory,
+    knobs: Mapping[str, Any],
+    f: Any,
+) -> Memory:
+    new = scalars
+    for k, (p, g) in enumerate(zip(params, grads, strict=True)):
+        held = {name: values[k] for name, values in memory.items()}
+        written = {name: [value] for name, value in held.items()}
+        new = _step(rule, {"g": g, "theta": p, "f": f}, held, scalars, knobs, [p], written)
+    return new
+
+
+def _vector(
+    rule: Rule,
+    params: Tensors,
+    grads: Tensors,
+    memory: Mapping[str, Any],
+    scalars: Memory,
+    knobs: Mapping[str, Any],
+    f: Any,
+) -> Memory:
+    thetas = [flat(p) for p in params]
+    all_of_it = [(k, 0, p.numel()) for k, p in enumerate(params)]
+    seen = {"g": _gathered([_flat_like(g, p) for g, p in zip(grads, params, strict=True)], all_of_it), "f": f}
+    seen["theta"] = _gathered(thetas, all_of_it)
+    held, written = together(memory, params)
+    rule = lifted(rule, [p.shape for p in params])
+    return _step(rule, seen, held, scalars, knobs, _parts(thetas, all_of_it), written)
+
+
+def together(memory: Mapping[str, Any], params: Tensors) -> tuple[Memory, dict[str, list[Tensor]]]:
+    """What a vector rule remembers, as it takes it, and the places where that lies.
+
+    Vectors lie in pieces, one a parameter; a number of the whole is one tensor that all share; what a rule per tensor
+    inside remembers (`name.k`) is its own.
+    """
+    held: Memory = {}
+    written: dict[str, list[Tensor]] = {}
+    for name, values in memory.items():
+        shared = values[0].dim() == 0 and (params[0].dim() > 0 or len({v.data_ptr() for v in values}) < len(values))
+        if "." in name or shared:
+            held[name], written[name] = values[0], [values[0]]
+        else:
+            written[name] = [flat(v) for v in values]
+            held[name] = _gathered(written[name], [(k, 0, p.numel()) for k, p in enumerate(params)])
+    return held, written
+
+
+def _step(
+    rule: Rule,
+    seen: Memory,
+    held: Memory,
+    scalars: Memory,
+    knobs: Mapping[str, Any],
+    thetas: Tensors,
+    written: Mapping[str, Sequence[Tensor | None]],
+) -> Memory:
+    """One call of the rule, and its outcome written where it belongs."""
+    dtype = computed_in(thetas[0].dtype)
+    values = {n: v.to(dtype) if isinstance(v, Tensor) else v for n, v in seen.items()}
+    delta, new = rule.step(values, {**held, **scalars}, knobs)
+    if dtype == thetas[0].dtype:
+        _add(thetas, delta)
+    else:
+        _copy(thetas, values["theta"] + delta)
+    for name, places in written.items():
+        if new[name] is not held[name] and new[name] is not None:
+            _copy([place for place in places if place is not None], new[name])
+    return {name: new[name] for name in scalars}
+
+
+def _add(places: Tensors, value: Tensor) -> None:
+    if len(places) == 1:
+        places[0].add_(value)
+    else:
+        torch._foreach_add_(list(places), split(value, places))
+
+
+def _copy(places: Tensors, value: Tensor) -> None:
+    if len(places) == 1:
+        places[0].copy_(value)
+    else:
+        torch._foreach_copy_(list(places), split(value, places))
+
+
+def _sees_theta(rule: Rule, theta: Tensor) -> bool:
+    return "theta" in rule.sees or computed_in(theta.dtype) != theta.dtype
+
+
+def _blocks(sizes: Sequence[int], limit: int | None) -> Iterator[list[Piece]]:
+    """The elements of all tensors in order, in blocks of at most `limit`; a large tensor is cut, small ones gathered."""
+    block: list[Piece] = []
+    room = limit
+    for k, size in enumerate(sizes):
+        if limit is None or room is None:
+            block.append((k, 0, size))
+        elif size > limit:
+            yield from ([(k, a, min(a + limit, size))] for a in range(0, size, limit))
+        else:
+            if size > room:
+                yield block
+                block, room = [], limit
+            block.append((k, 0, size))
+            room -= size
+    if block:
+        yield block
+
+
+def _parts(tensors: Tensors, block: list[Piece]) -> list[Tensor]:
+    return [tensors[k][a:b] for k, a, b in block]
+
+
+def _gathered(tensors: Tensors, block: list[Piece]) -> Tensor:
+    parts = _parts(tensors, block)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _flat_like(g: Tensor, p: Tensor) -> Tensor:
+    """A gradient as a vector in the order of its parameter's."""
+    return flat(g if g.stride() == p.stride() else torch.empty_like(p, dtype=g.dtype).copy_(g))

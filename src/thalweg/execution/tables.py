@@ -1,0 +1,141 @@
+"""One kernel over many tensors that lie anywhere: a table of their addresses, written anew only where one has moved."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.core.rule import Memory, Rule
+from thalweg.execution.generate import columns, scalar_memory, vector_memory
+from thalweg.execution.kernels import tensors_kernel
+
+GRAIN = 2**18  # elements that one thread takes at a time: 1 MB a vector, long enough to be worth the hand-over
+
+_address = torch.Tensor.data_ptr
+_dtype = operator.attrgetter("dtype")
+
+
+class Table:
+    """Parameters, and what is remembered of them, that one kernel updates.
+
+    All are real, of one dtype (float32 or float64) on the CPU, dense, and those of a parameter lie in the same order.
+    Raises AlgorithmError where the rule has no kernel.
+    """
+
+    def __init__(self, rule: Rule, params: Sequence[Tensor], memory: Mapping[str, Sequence[Tensor]]) -> None:
+        self.kernel = tensors_kernel(rule, params[0].dtype, onto_theta=True)
+        self.scalars, self.knobs = scalar_memory(rule), list(rule.knobs)
+        names = columns(rule, onto_theta=True)
+        by_name = {"theta": params, **memory}
+        self.params = list(params)
+        self.dtype, self.itemsize = params[0].dtype, params[0].element_size()
+        self.sizes = [p.numel() for p in params]
+        self.contiguous = all(p.is_contiguous() for p in params)
+        self.strides = [p.stride() for p in params]
+        self.at_g = names.index("g")
+        self.fixed_columns = [k for k in range(len(names)) if k != self.at_g]
+        self.fixed = [t for k in self.fixed_columns for t in by_name[names[k]]]
+        self.fixed_addresses: list[int] = []
+        self.g_addresses: list[int] = []
+        self.threads = 0
+        self.whole = np.zeros((len(params), len(names)), np.int64)  # a row a parameter
+        self.rows, self.row_sizes = self.whole, np.array(self.sizes, np.int64)
+        self.ranges: list[tuple[int, int]] = []
+        assert set(names) == {"g", "theta", *vector_memory(rule)}
+
+    def advance(self, grads: Sequence[Tensor], scalars: Memory, knobs: Mapping[str, Any]) -> Memory:
+        """One step of all; it returns the new scalar memory. TypeError or RuntimeError for a grad that has no memory."""
+        kept = grads = self._in_order(grads)
+        self._write(list(map(_address, self.fixed)), list(map(_address, grads)))
+        numbers = [float(scalars[name]) for name in self.scalars] + [float(knobs[name]) for name in self.knobs]
+        if len(self.ranges) == 1:
+            new = self.kernel(self.rows, self.row_sizes, 0, len(self.row_sizes), *numbers)
+        else:
+            new = self._by_threads(numbers)
+        del kept  # alive while their addresses were used
+        return {
+            name: int(value) if isinstance(scalars[name], int) and value.is_integer() else value
+            for name, value in zip(self.scalars, new, strict=True)
+        }
+
+    def _in_order(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients, each in its parameter's dtype and order of memory."""
+        if self.contiguous:
+            fits = all(map(torch.Tensor.is_contiguous, grads))
+        else:
+            fits = [g.stride() for g in grads] == self.strides
+        if fits and set(map(_dtype, grads)) == {self.dtype} and list(map(torch.Tensor.numel, grads)) == self.sizes:
+            return grads
+        return [torch.empty_like(p).copy_(g) for p, g in zip(self.params, grads, strict=True)]
+
+    def _write(self, fixed: list[int], g: list[int]) -> None:
+        threads = torch.get_num_threads()
+        if fixed == self.fixed_addresses and threads == self.threads:
+            if g == self.g_addresses:
+                return
+            self.whole[:, self.at_g] = g
+            if self.rows is self.whole:
+                self.g_addresses = g
+                return
+        else:
+            for column, k in enumerate(self.fixed_columns):
+                self.whole[:, k] = fixed[column * len(self.sizes) : (column + 1) * len(self.sizes)]
+            self.whole[:, self.at_g] = g
+        self.fixed_addresses, self.g_addresses, self.threads = fixed, g, threads
+        self._cut()
+
+    def _cut(self) -> None:
+        """Rows that follow each other in memory become one; with several threads, large ones become several."""
+        sizes = np.array(self.sizes, np.int64)
+        ends = self.whole + (sizes * self.itemsize)[:, None]
+        starts = np.flatnonzero(np.r_[True, (self.whole[1:] != ends[:-1]).any(axis=1)])
+        rows, row_sizes = (
+            (self.whole, sizes)
+            if len(starts) == len(sizes)
+            else (self.whole[starts].copy(), np.add.reduceat(sizes, starts))
+        )
+        if self.threads > 1 and sizes.sum() >= 2 * GRAIN:
+            pieces = np.maximum(1, -(-row_sizes // GRAIN))
+            of = np.repeat(np.arange(len(rows)), pieces)
+            first = (np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * GRAIN
+            rows = rows[of] + (first * self.itemsize)[:, None]
+            row_sizes = np.minimum(GRAIN, row_sizes[of] - first)
+            marks = np.searchsorted(np.cumsum(row_sizes), np.arange(GRAIN, row_sizes.sum(), GRAIN), side="left") + 1
+            bounds = np.unique(np.r_[0, marks, len(rows)]).tolist()
+        else:
+            bounds = [0, len(rows)]
+        self.rows, self.row_sizes = np.ascontiguousarray(rows), np.ascontiguousarray(row_sizes)
+        self.ranges = list(itertools.pairwise(bounds))
+
+    def _by_threads(self, numbers: list[float]) -> tuple[float, ...]:
+        """Each thread takes the next range when it has done one, so that a thread on a busy core holds nobody up."""
+        waiting = itertools.count()
+        results: list[tuple[float, ...]] = []
+
+        def work() -> None:
+            while (k := next(waiting)) < len(self.ranges):
+                results.append(self.kernel(self.rows, self.row_sizes, *self.ranges[k], *numbers))
+
+        helpers = [_threads(self.threads - 1).submit(work) for _ in range(self.threads - 1)]
+        work()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+        return results[0]
+
+
+@cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, "thalweg-kernel")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
