@@ -1,9 +1,9 @@
 """The algorithms as torch.optim has them: `from thalweg import optim; optim.Adam(model.parameters())`.
 
-A class that torch has too takes torch's arguments, validates them as torch does (it is a subclass), and its state_dict is
-torch's: a checkpoint of the one goes on in the other. `foreach`, `fused` and `capturable` are accepted as hints; there is
-one definition of the mathematics, the rule. What each class has beyond torch's is said of `Optimizer`: schedules as knobs,
-`execution`, `flatten`, `eval` and `train`, state that is matched by name and keeps its dtype.
+A class that torch has too takes torch's arguments, validates them as torch does (it is a subclass), and its state_dict
+is torch's: a checkpoint of the one goes on in the other. `foreach`, `fused` and `capturable` are accepted as hints;
+there is one definition of the mathematics, the rule. What each class has beyond torch's is said of `Optimizer`: schedules as
+knobs, `execution`, `flatten`, `eval` and `train`, state that is matched by name and keeps its dtype.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from thalweg.basic.nesterov import nesterov
 from thalweg.basic.sgd import sgd
 from thalweg.core.errors import KnobError
 from thalweg.core.rule import Rule, clock, combinator
+from thalweg.execution.plan import Places
+from thalweg.execution.state import Layout
 from thalweg.execution.torch_optim import PLACES, Optimizer, split_schedules
 from thalweg.modern.adabelief import adabelief
 from thalweg.modern.adafactor import adafactor
@@ -87,7 +89,7 @@ class _Torchs(Optimizer):
 
     def __init_subclass__(cls) -> None:
         torchs = next(c for c in cls.__mro__ if c.__module__.startswith("torch.optim"))
-        init = inspect.signature(torchs.__init__)
+        init = inspect.signature(torchs.__init__)  # type: ignore[misc]
         ours = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in _OURS.items()]
         cls.__signature__ = init.replace(parameters=[*list(init.parameters.values())[1:], *ours])  # type: ignore[attr-defined]
 
@@ -135,7 +137,7 @@ class SGD(_Torchs, torch.optim.SGD):
     0.0
     """
 
-    layout = {"velocity": "momentum_buffer", "started": None}
+    layout: ClassVar[Layout] = {"velocity": "momentum_buffer", "started": None}
 
     def base(self, group: Group) -> Rule:
         """SGD without momentum, else the form of momentum that is asked for."""
@@ -161,7 +163,7 @@ class Adam(_Torchs, torch.optim.Adam):
     ['exp_avg', 'exp_avg_sq', 'step']
     """
 
-    layout = _ADAM
+    layout: ClassVar[Layout] = _ADAM
 
     def base(self, group: Group) -> Rule:
         """Adam or AMSGrad."""
@@ -177,7 +179,7 @@ class AdamW(Adam, torch.optim.AdamW):
 class NAdam(_Torchs, torch.optim.NAdam):
     """NAdam (Dozat 2016)."""
 
-    layout = {**_ADAM, "mu_product": "mu_product"}
+    layout: ClassVar[Layout] = {**_ADAM, "mu_product": "mu_product"}
 
     def base(self, group: Group) -> Rule:
         """NAdam."""
@@ -187,7 +189,7 @@ class NAdam(_Torchs, torch.optim.NAdam):
 class RAdam(_Torchs, torch.optim.RAdam):
     """RAdam (Liu et al. 2019)."""
 
-    layout = _ADAM
+    layout: ClassVar[Layout] = _ADAM
 
     def base(self, group: Group) -> Rule:
         """RAdam."""
@@ -197,7 +199,7 @@ class RAdam(_Torchs, torch.optim.RAdam):
 class Adamax(_Torchs, torch.optim.Adamax):
     """Adamax (Kingma and Ba 2015, section 7.1)."""
 
-    layout = {"m": "exp_avg", "u": "exp_inf", "t": "step"}
+    layout: ClassVar[Layout] = {"m": "exp_avg", "u": "exp_inf", "t": "step"}
 
     def base(self, group: Group) -> Rule:
         """Adamax."""
@@ -207,7 +209,7 @@ class Adamax(_Torchs, torch.optim.Adamax):
 class Adadelta(_Torchs, torch.optim.Adadelta):
     """Adadelta (Zeiler 2012)."""
 
-    layout = {"r": "square_avg", "u": "acc_delta", "t": "step"}
+    layout: ClassVar[Layout] = {"r": "square_avg", "u": "acc_delta", "t": "step"}
 
     def base(self, group: Group) -> Rule:
         """Adadelta."""
@@ -217,7 +219,7 @@ class Adadelta(_Torchs, torch.optim.Adadelta):
 class Adagrad(_Torchs, torch.optim.Adagrad):
     """AdaGrad (Algorithm 8.4)."""
 
-    layout = {"r": "sum", "t": "step"}
+    layout: ClassVar[Layout] = {"r": "sum", "t": "step"}
 
     def base(self, group: Group) -> Rule:
         """AdaGrad."""
@@ -231,7 +233,7 @@ class Adagrad(_Torchs, torch.optim.Adagrad):
 class RMSprop(_Torchs, torch.optim.RMSprop):
     """RMSProp (Algorithm 8.5), centred and with momentum where asked."""
 
-    layout = {"r": "square_avg", "mean": "grad_avg", "velocity": "momentum_buffer", "t": "step"}
+    layout: ClassVar[Layout] = {"r": "square_avg", "mean": "grad_avg", "velocity": "momentum_buffer", "t": "step"}
 
     def base(self, group: Group) -> Rule:
         """One of the four forms."""
@@ -243,7 +245,7 @@ class RMSprop(_Torchs, torch.optim.RMSprop):
 class Rprop(_Torchs, torch.optim.Rprop):
     """Rprop (Riedmiller and Braun 1993), in the form without backtracking of weights."""
 
-    layout = {"previous": "prev", "step_size": "step_size", "t": "step"}
+    layout: ClassVar[Layout] = {"previous": "prev", "step_size": "step_size", "t": "step"}
 
     def base(self, group: Group) -> Rule:
         """Rprop."""
@@ -253,7 +255,7 @@ class Rprop(_Torchs, torch.optim.Rprop):
 class ASGD(_Torchs, torch.optim.ASGD):
     """Averaged SGD (Polyak and Juditsky 1992); `eval()` puts the average into the parameters."""
 
-    layout = {"t": "step", "eta": "eta", "mu": "mu", "ax": "ax"}
+    layout: ClassVar[Layout] = {"t": "step", "eta": "eta", "mu": "mu", "ax": "ax"}
 
     def base(self, group: Group) -> Rule:
         """ASGD."""
@@ -263,7 +265,7 @@ class ASGD(_Torchs, torch.optim.ASGD):
 class SparseAdam(_Torchs, torch.optim.SparseAdam):
     """Adam for sparse gradients: rows without one stay as they are, moments included."""
 
-    layout = _ADAM
+    layout: ClassVar[Layout] = _ADAM
 
     def base(self, group: Group) -> Rule:
         """Adam, in the form that torch has here."""
@@ -277,8 +279,8 @@ class SparseAdam(_Torchs, torch.optim.SparseAdam):
 class Adafactor(_Torchs, torch.optim.Adafactor):
     """Adafactor (Shazeer and Stern 2018)."""
 
-    layout = {"row": "row_var", "col": "col_var", "variance": "variance", "t": "step"}
-    places = {**PLACES, "eps1": ("eps", 0), "eps2": ("eps", 1), "clip": ("d", None)}
+    layout: ClassVar[Layout] = {"row": "row_var", "col": "col_var", "variance": "variance", "t": "step"}
+    places: ClassVar[Places] = {**PLACES, "eps1": ("eps", 0), "eps2": ("eps", 1), "clip": ("d", None)}
     decoupled = True
 
     def base(self, group: Group) -> Rule:
@@ -293,8 +295,8 @@ _matched_heavy_ball = match_rms_adamw(muon_heavy_ball)
 class Muon(_Torchs, torch.optim.Muon):
     """Muon (Jordan 2024) for matrices; `MuonAdamW` takes every parameter of a model."""
 
-    layout = {"buffer": "momentum_buffer"}
-    places = {
+    layout: ClassVar[Layout] = {"buffer": "momentum_buffer"}
+    places: ClassVar[Places] = {
         **PLACES,
         "a": ("ns_coefficients", 0),
         "b": ("ns_coefficients", 1),

@@ -16,8 +16,8 @@ class Objective:
     """The loss that a closure computes, as a function of `theta: (n,)`, all of `params` end to end.
 
     To evaluate it elsewhere the parameters are set to theta, the closure is run, and parameters and gradients are put
-    back. The closure returns the loss; it calls backward, as torch's do, or leaves that to the optimizer. A product with
-    the Hessian needs the graph: there the closure must not free it.
+    back. The closure returns the loss; it calls backward, as torch's do, or leaves that to the optimizer. A product
+    with the Hessian needs the graph: there the closure must not free it.
     """
 
     def __init__(self, closure: Callable[[], Any], params: Sequence[Tensor]) -> None:

@@ -7,6 +7,7 @@ The numbers live here while steps are taken, and are written there when somebody
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,14 +26,15 @@ from thalweg.execution.memory import flat, is_dense, shaped, split
 from thalweg.execution.state import Layout, as_state
 from thalweg.execution.tables import Table
 
+_grad = operator.attrgetter("grad")
 EXECUTIONS = ("kernel", "fused", "compile", "eager")
 
 
 class Cohort:
     """See above; `advance` takes one step of all its parameters, in place.
 
-    `execution` is one of EXECUTIONS, or "rows" for sparse gradients; None chooses: the kernel on a CPU, torch's fused one
-    on a GPU, else eager. `how` says which it is.
+    `execution` is one of EXECUTIONS, or "rows" for sparse gradients; None chooses: the kernel on a CPU, torch's fused
+    one on a GPU, else eager. `how` says which it is.
     """
 
     def __init__(
@@ -61,21 +63,47 @@ class Cohort:
             raise AlgorithmError(
                 f"{rule.name} looks at all parameters at once, and they are {kinds}: make them one kind"
             )
+        self.dtypes = [p.dtype for p in params]
         self.memory = self._memory()
+        self.table: Table | None = None
         self._run, self.how = self._chosen(execution)
+        if not self.plain:
+            self.table = None  # its tensors are views that are made for each step
+
+    def ready(self) -> list[Tensor] | None:
+        """The gradients to step with now; None where they, or the parameters, are not what this cohort was made for."""
+        grads: list[Any] = list(map(_grad, self.params))
+        if self.table is not None:
+            return grads if self.table.ready(grads) else None
+        if self.rule.per == "vector":
+            grads = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)]
+        fits = all(g is not None and g.layout == self.grad_layout for g in grads)
+        return grads if fits and [p.dtype for p in self.params] == self.dtypes else None
 
     def advance(self, grads: Sequence[Tensor], knobs: Mapping[str, Any], f: Any = None) -> None:
         """One step of all the parameters; `f` is for a rule that sees it."""
-        if self.plain:
-            new = self._run(grads, self.scalars, knobs)
-        else:
-            self.memory = self._memory()
-            run, _ = self._chosen(self.how.split(":")[0], f)
-            new = run([real(g) for g in grads], self.scalars, knobs)
+        if self.table is not None:
+            self.scalars = self.table.advance(grads, self.scalars, knobs)
+            return
+        with torch.no_grad():
+            new = self._advance(grads, knobs, f)
         for name, value in new.items():
             held = self.scalars[name]
             # A captured graph replays with the tensors that it saw: they are written, not replaced.
             self.scalars[name] = held.copy_(value) if isinstance(held, Tensor) else value
+
+    def _advance(self, grads: Sequence[Tensor], knobs: Mapping[str, Any], f: Any) -> Memory:
+        if self.grad_layout != torch.strided and self.how != "rows":
+            grads = [g.to_dense() for g in grads]
+        if self.plain:
+            return self._run(grads, self.scalars, knobs)
+        self.memory = self._memory()
+        run, _ = self._chosen(self.how.split(":")[0], f)
+        grads = [real(g) for g in grads]
+        if self.table is not None:
+            self.table.ready(grads)
+            self.table = None
+        return run(grads, self.scalars, knobs)
 
     def advance_differentiably(self, grads: Sequence[Tensor], knobs: Mapping[str, Any]) -> None:
         """One step with a graph through it; what is remembered is replaced, theta is added to in place."""
@@ -84,7 +112,7 @@ class Cohort:
         scalars = self.scalars
         names = [name for name, start in self.rule.remembers.items() if not start.scalar]
         for p, g, state in zip(self.params, grads, self.states, strict=True):
-            keys = {name: self.layout.get(name, name) for name in names}
+            keys = {name: self.layout.get(name) or name for name in names}
             seen = {"g": as_pairs(g), "theta": as_pairs(p)}
             held = {name: as_pairs(state.get(key)) for name, key in keys.items()}
             delta, new = self.rule.step(seen, {**held, **self.scalars}, knobs)
@@ -164,7 +192,8 @@ class Cohort:
         rule, memory = self.rule, self.memory
         if name == "kernel":
             self._check_for_kernel(params)
-            return Table(rule, params, memory).advance
+            self.table = Table(rule, params, memory)
+            return self.table.advance
         if name == "fused":
             if rule.name not in FUSED:
                 raise AlgorithmError(f"torch has no fused kernel for {rule.name}: it has one for {', '.join(FUSED)}")

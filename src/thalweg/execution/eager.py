@@ -168,7 +168,7 @@ def _sees_theta(rule: Rule, theta: Tensor) -> bool:
 
 
 def _blocks(sizes: Sequence[int], limit: int | None) -> Iterator[list[Piece]]:
-    """The elements of all tensors in order, in blocks of at most `limit`; a large tensor is cut, small ones gathered."""
+    """All elements in order, in blocks of at most `limit`: a large tensor is cut, small ones are gathered."""
     block: list[Piece] = []
     room = limit
     for k, size in enumerate(sizes):

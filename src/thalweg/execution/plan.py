@@ -17,10 +17,8 @@ from thalweg.execution.cohort import Cohort
 from thalweg.execution.memory import flatten
 from thalweg.execution.state import Layout, State, begin, read_numbers
 
-_grad = operator.attrgetter("grad")
-_layout = operator.attrgetter("layout")
 _is = operator.is_
-Places = Mapping[str, tuple[str, int]]
+Places = Mapping[str, tuple[str, int | None]]  # of a knob: the key in a group, and which of the numbers there
 
 
 class Plan:
@@ -63,15 +61,8 @@ class Plan:
             return False
         self.grads = []
         for cohort in self.cohorts:
-            grads = list(map(_grad, cohort.params))
-            if rule.per == "vector":
-                grads = [torch.zeros_like(p) if g is None else g for p, g in zip(cohort.params, grads, strict=True)]
-            layouts = (
-                {None if g is None else g.layout for g in grads}
-                if None.__class__ in map(type, grads)
-                else set(map(_layout, grads))
-            )
-            if layouts != {cohort.grad_layout}:
+            grads = cohort.ready()
+            if grads is None:
                 return False
             self.grads.append(grads)
         return True

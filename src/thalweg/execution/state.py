@@ -62,7 +62,7 @@ def _begin_together(
 
 
 def read_numbers(rule: Rule, p: Tensor, state: State, layout: Layout, knobs: Memory, as_tensors: bool) -> Memory:
-    """The numbers that the rule remembers, out of a parameter's state; as tensors beside it if they are to stay there."""
+    """The numbers that the rule remembers, out of a parameter's state; as tensors, on its device, where asked."""
     numbers: Memory = {}
     for name, start in rule.remembers.items():
         if not start.scalar:
@@ -129,7 +129,8 @@ def by_names(state_dict: dict[str, Any], groups: Sequence[Mapping[str, Any]]) ->
             f"{', '.join(foreign) or 'nothing else'}: it was saved from parameters of other names"
         )
     counter = itertools.count()
-    state, ordered = {}, []
+    state: dict[int, Any] = {}
+    ordered: list[dict[str, Any]] = []
     for own in names:
         numbers = [next(counter) for _ in own]
         state |= {

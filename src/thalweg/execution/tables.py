@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from thalweg.core.rule import Memory, Rule
-from thalweg.execution.generate import columns, scalar_memory, vector_memory
+from thalweg.execution.generate import columns, scalar_memory
 from thalweg.execution.kernels import tensors_kernel
 
 GRAIN = 2**18  # elements that one thread takes at a time: 1 MB a vector, long enough to be worth the hand-over
 
 _address = torch.Tensor.data_ptr
-_dtype = operator.attrgetter("dtype")
+_bytes = operator.attrgetter("nbytes")
 
 
 class Table:
@@ -39,59 +39,72 @@ class Table:
         self.params = list(params)
         self.dtype, self.itemsize = params[0].dtype, params[0].element_size()
         self.sizes = [p.numel() for p in params]
+        self.bytes = [p.nbytes for p in params]
         self.contiguous = all(p.is_contiguous() for p in params)
-        self.strides = [p.stride() for p in params]
         self.at_g = names.index("g")
         self.fixed_columns = [k for k in range(len(names)) if k != self.at_g]
         self.fixed = [t for k in self.fixed_columns for t in by_name[names[k]]]
+        self.fixed_shapes = [(t.shape, t.stride()) for t in self.fixed]
         self.fixed_addresses: list[int] = []
         self.g_addresses: list[int] = []
         self.threads = 0
         self.whole = np.zeros((len(params), len(names)), np.int64)  # a row a parameter
         self.rows, self.row_sizes = self.whole, np.array(self.sizes, np.int64)
         self.ranges: list[tuple[int, int]] = []
-        assert set(names) == {"g", "theta", *vector_memory(rule)}
+        self.kept: Sequence[Tensor] = ()  # gradients, alive while their addresses are in the table
+
+    def ready(self, grads: Sequence[Any]) -> bool:
+        """Whether the next step can be one of these gradients: none is missing or sparse, nothing has another form now.
+
+        Every address is looked at, since a tensor's memory may be another one's by now; a tenth of a microsecond each.
+        """
+        try:
+            if self.contiguous:
+                fits = all(map(torch.Tensor.is_contiguous, grads))
+            else:
+                fits = all(g.stride() == p.stride() for g, p in zip(grads, self.params, strict=True))
+            if not fits or list(map(_bytes, grads)) != self.bytes:
+                if any(g.layout != torch.strided for g in grads):
+                    return False
+                grads = [torch.empty_like(p).copy_(g.detach()) for p, g in zip(self.params, grads, strict=True)]
+            g_addresses = list(map(_address, grads))
+        except (TypeError, AttributeError, RuntimeError):  # None, or a layout without one address
+            return False
+        fixed = list(map(_address, self.fixed))
+        self.kept = grads
+        threads = torch.get_num_threads()
+        if fixed != self.fixed_addresses or threads != self.threads:
+            if any(
+                t.dtype != self.dtype or (t.shape, t.stride()) != was
+                for t, was in zip(self.fixed, self.fixed_shapes, strict=True)
+            ):
+                return False
+            n = len(self.sizes)
+            for column, k in enumerate(self.fixed_columns):
+                self.whole[:, k] = fixed[column * n : (column + 1) * n]
+            self.whole[:, self.at_g] = g_addresses
+            self.threads = threads
+            self._cut()
+        elif g_addresses != self.g_addresses:
+            self.whole[:, self.at_g] = g_addresses
+            if self.rows is not self.whole:
+                self._cut()
+        self.fixed_addresses, self.g_addresses = fixed, g_addresses
+        return True
 
     def advance(self, grads: Sequence[Tensor], scalars: Memory, knobs: Mapping[str, Any]) -> Memory:
-        """One step of all; it returns the new scalar memory. TypeError or RuntimeError for a grad that has no memory."""
-        kept = grads = self._in_order(grads)
-        self._write(list(map(_address, self.fixed)), list(map(_address, grads)))
-        numbers = [float(scalars[name]) for name in self.scalars] + [float(knobs[name]) for name in self.knobs]
+        """One step of all, of the gradients that it was made ready for; it returns the new scalar memory."""
+        numbers = [float(scalars[name]) for name in self.scalars]
+        numbers += [float(knobs[name]) for name in self.knobs]
         if len(self.ranges) == 1:
             new = self.kernel(self.rows, self.row_sizes, 0, len(self.row_sizes), *numbers)
         else:
             new = self._by_threads(numbers)
-        del kept  # alive while their addresses were used
+        self.kept = ()
         return {
             name: int(value) if isinstance(scalars[name], int) and value.is_integer() else value
             for name, value in zip(self.scalars, new, strict=True)
         }
-
-    def _in_order(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The gradients, each in its parameter's dtype and order of memory."""
-        if self.contiguous:
-            fits = all(map(torch.Tensor.is_contiguous, grads))
-        else:
-            fits = [g.stride() for g in grads] == self.strides
-        if fits and set(map(_dtype, grads)) == {self.dtype} and list(map(torch.Tensor.numel, grads)) == self.sizes:
-            return grads
-        return [torch.empty_like(p).copy_(g) for p, g in zip(self.params, grads, strict=True)]
-
-    def _write(self, fixed: list[int], g: list[int]) -> None:
-        threads = torch.get_num_threads()
-        if fixed == self.fixed_addresses and threads == self.threads:
-            if g == self.g_addresses:
-                return
-            self.whole[:, self.at_g] = g
-            if self.rows is self.whole:
-                self.g_addresses = g
-                return
-        else:
-            for column, k in enumerate(self.fixed_columns):
-                self.whole[:, k] = fixed[column * len(self.sizes) : (column + 1) * len(self.sizes)]
-            self.whole[:, self.at_g] = g
-        self.fixed_addresses, self.g_addresses, self.threads = fixed, g, threads
-        self._cut()
 
     def _cut(self) -> None:
         """Rows that follow each other in memory become one; with several threads, large ones become several."""

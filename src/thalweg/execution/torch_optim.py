@@ -17,14 +17,14 @@ from thalweg.core.errors import AlgorithmError, KnobError
 from thalweg.core.rule import Rule
 from thalweg.execution.cohort import EXECUTIONS
 from thalweg.execution.memory import flat_gradients, rehome
-from thalweg.execution.plan import Plan
+from thalweg.execution.plan import Places, Plan
 from thalweg.execution.state import Layout, State, by_names, check_loaded, with_saved_dtypes
 from thalweg.strategies.maximised import maximised
 
 Schedules = dict[str, Callable[[int], Any]]
 
 # Where torch's users find a knob in a group, if not under its own name.
-PLACES = {
+PLACES: Places = {
     "beta1": ("betas", 0),
     "beta2": ("betas", 1),
     "beta3": ("betas", 2),
@@ -58,7 +58,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     layout: ClassVar[Layout] = {}
-    places: ClassVar[Mapping[str, tuple[str, int]]] = PLACES
+    places: ClassVar[Places] = PLACES
 
     def __init__(
         self,
@@ -90,7 +90,10 @@ class Optimizer(torch.optim.Optimizer):
         return _maximised(self._rule) if group.get("maximize") else self._rule
 
     def sparse_of(self, group: Mapping[str, Any]) -> str | None:
-        """What becomes of sparse gradients: "rows" are looked at alone, "dense" they are made, "only" they; None: refused."""
+        """What becomes of sparse gradients: only the "rows" that have one are looked at, or they are made "dense".
+
+        "only" is for rows and nothing else; None refuses them.
+        """
         return None
 
     # Set up
@@ -134,7 +137,7 @@ class Optimizer(torch.optim.Optimizer):
     # The state: torch's layout whenever somebody looks
 
     @property
-    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:
         """What is remembered of each parameter, under torch's names."""
         self._flush()
         return self._state
@@ -203,9 +206,9 @@ class Optimizer(torch.optim.Optimizer):
 
     # Steps
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every parameter that has a gradient; it returns the closure's loss, where there is one."""
-        if torch.autograd._profiler_enabled():
+        if torch._C._autograd._profiler_enabled():
             with torch.autograd.profiler.record_function(f"Optimizer.step#{type(self).__name__}.step"):
                 return self._step(closure)
         return self._step(closure)
@@ -215,11 +218,12 @@ class Optimizer(torch.optim.Optimizer):
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         args: Any = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
-        for hook in (*torchs._global_optimizer_pre_hooks.values(), *self._optimizer_step_pre_hooks.values()):
-            result = hook(self, args, kwargs)
-            if result is not None:
-                args, kwargs = result
-                closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        for hooks in (torchs._global_optimizer_pre_hooks, self._optimizer_step_pre_hooks):
+            for hook in hooks.values():
+                result = hook(self, args, kwargs)
+                if result is not None:
+                    args, kwargs = result
+                    closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if self._answer:
             raise AlgorithmError("the parameters hold the answer of eval(): call train() before the next step")
         loss = None
@@ -227,8 +231,9 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._advance(closure)
-        for post in (*self._optimizer_step_post_hooks.values(), *torchs._global_optimizer_post_hooks.values()):
-            post(self, args, kwargs)
+        for after in (self._optimizer_step_post_hooks, torchs._global_optimizer_post_hooks):
+            for notify in after.values():
+                notify(self, args, kwargs)
         return loss
 
     def _advance(self, closure: Callable[[], Any] | None) -> None:
@@ -251,17 +256,18 @@ class Optimizer(torch.optim.Optimizer):
                 t = groups[k].setdefault("schedule_step", 0)
                 groups[k].update({name: schedule(t) for name, schedule in schedules.items()})
                 groups[k]["schedule_step"] = t + 1
-        with torch.no_grad():
-            for k, (plan, group) in enumerate(zip(plans, groups, strict=True)):
-                if k not in self._plans:
+        for k, (plan, group) in enumerate(zip(plans, groups, strict=True)):
+            if k not in self._plans:
+                with torch.no_grad():
                     plan.form(self._states(plan.params), plan.knobs(group))
-                    plan.fits(group, plan.rule)
-                    self._plans[k] = plan
-                if group.get("differentiable"):
-                    with torch.enable_grad():
-                        plan.advance_differentiably(group)
-                else:
-                    plan.advance(group, closure)
+                fits = plan.fits(group, plan.rule)
+                assert fits, "a plan fits what it was made for"
+                self._plans[k] = plan
+            if group.get("differentiable"):
+                with torch.enable_grad():
+                    plan.advance_differentiably(group)
+            else:
+                plan.advance(group, closure)
 
     def _states(self, params: Iterable[Tensor]) -> Mapping[Tensor, State]:
         return {p: self._state[p] for p in params}
