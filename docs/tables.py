@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 
 import thalweg as tw
@@ -62,6 +63,15 @@ def combinators() -> str:
         own = {name: value for name, value in made.knobs.items() if name != "lr"}
         rows.append((f"`{combine.__name__}`", ticked(made.remembers), defaults(own), combine.__doc__.splitlines()[0]))
     return table(("combinator", "adds to memory", "adds knobs", "what it does"), *rows)
+
+
+def optimizers() -> str:
+    rows = []
+    for name in tw.optim.__all__:
+        made = getattr(tw.optim, name)
+        says = " ".join((made.__doc__ or "").split("\n\n")[0].split())
+        rows.append((f"`{name}`", "yes" if hasattr(torch.optim, name) else "", says))
+    return table(("class", "in torch.optim", "what it is"), *(row for row in rows if row[0] != "`Optimizer`"))
 
 
 def schedules() -> str:
@@ -167,6 +177,7 @@ def results(name: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "algorithms": algorithms,
     "combinators": combinators,
+    "optimizers": optimizers,
     "schedules": schedules,
     "problems": problems,
     "spaces": spaces,

@@ -2,23 +2,43 @@ import doctest
 
 import pytest
 
-from thalweg.algorithms import ALGORITHMS, algorithm
+from thalweg.algorithms import ALGORITHMS, RACED, algorithm
 from thalweg.core.errors import AlgorithmError
 
 
-def test_the_catalogue_has_the_chapters_algorithms_in_its_order():
+def test_the_catalogue_has_the_chapters_algorithms_in_its_order_each_followed_by_its_relatives():
     assert list(ALGORITHMS) == [
         "sgd",
         "momentum",
+        "dampened_momentum",
         "nesterov",
+        "asgd",
         "adagrad",
+        "adadelta",
         "rmsprop",
+        "rmsprop_momentum",
         "rmsprop_nesterov",
+        "rmsprop_centred",
         "adam",
         "adamw",
+        "amsgrad",
+        "adamax",
         "nadam",
+        "radam",
+        "rprop",
         "lion",
+        "adan",
+        "adabelief",
+        "adam_atan2",
+        "ademamix",
+        "adopt",
+        "schedule_free_sgd",
+        "schedule_free_adamw",
     ]
+
+
+def test_ten_of_them_are_raced_where_nobody_says():
+    assert [name for name in ALGORITHMS if name in RACED] == list(RACED) and len(RACED) == 10
 
 
 def test_an_algorithm_is_found_under_its_rules_name():

@@ -1,6 +1,7 @@
 """Every rule against every property: a new rule is one row."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,6 +29,18 @@ def betas(optimizer):
     return lambda p, beta1, beta2, **knobs: optimizer(p, betas=(beta1, beta2), foreach=False, **knobs)
 
 
+def amsgrad(p, **knobs):
+    return torch.optim.Adam(p, amsgrad=True, **knobs)
+
+
+def radam(p, threshold, **knobs):
+    return torch.optim.RAdam(p, **knobs)  # whose threshold is always 5
+
+
+def rprop(p, lr, eta_minus, eta_plus, step_min, step_max):
+    return torch.optim.Rprop(p, lr, (eta_minus, eta_plus), (step_min, step_max), foreach=False)
+
+
 def plain(optimizer, **fixed):
     return lambda p, **knobs: optimizer(p, foreach=False, **fixed, **knobs)
 
@@ -41,10 +54,36 @@ def nadam_first(g, k):
     return adam_first(g, k) * (1 + mu2 * (1 - k["beta1"]) / (1 - mu1 * mu2))
 
 
+def rms_first(g, k):
+    return -k["lr"] * g / ((1 - k["alpha"]) ** 0.5 * g.abs() + k["eps"])
+
+
+def centred_first(g, k):
+    return -k["lr"] * g / ((k["alpha"] * (1 - k["alpha"])) ** 0.5 * g.abs() + k["eps"])
+
+
+def warmed(k):
+    return k["lr"] / max(k["warmup_steps"], 1)
+
+
+def slow_share(k):
+    """What AdEMAMix adds to Adam's first step: alpha * (1 - beta3), both one step into their warm-up."""
+    part = 1 / max(k["warmup_steps"], 1)
+    half_lives = [-1 / math.log(k[beta]) for beta in ("beta1", "beta3")]
+    half_life = (1 - part) * half_lives[0] + part * half_lives[1]
+    return part * k["alpha"] * (1 - math.exp(-1 / half_life))
+
+
 ROWS = {
     "sgd": Row(lambda g, theta, k: -k["lr"] * g, {"lr": 0.3}, 0.1, plain(torch.optim.SGD)),
     "momentum": Row(
         lambda g, theta, k: -k["lr"] * g, {"lr": 0.3, "momentum": 0.7}, 0.02, plain(torch.optim.SGD, dampening=0)
+    ),
+    "dampened_momentum": Row(
+        lambda g, theta, k: -k["lr"] * g,
+        {"lr": 0.3, "momentum": 0.7, "dampening": 0.4},
+        0.02,
+        plain(torch.optim.SGD),
     ),
     "nesterov": Row(
         lambda g, theta, k: -k["lr"] * (1 + k["momentum"]) * g,
@@ -52,22 +91,46 @@ ROWS = {
         0.02,
         plain(torch.optim.SGD, nesterov=True),
     ),
+    "asgd": Row(
+        lambda g, theta, k: -k["lr"] * (g + k["lambd"] * theta),
+        {"lr": 0.3, "lambd": 0.02, "alpha": 0.6, "t0": 4},
+        0.1,
+        plain(torch.optim.ASGD),
+    ),
     "adagrad": Row(
         lambda g, theta, k: -k["lr"] * g / ((k["initial_accumulator_value"] + g * g).sqrt() + k["eps"]),
         {"lr": 0.3, "lr_decay": 0.1, "eps": 0.01, "initial_accumulator_value": 0.2},
         0.5,
         plain(torch.optim.Adagrad),
     ),
+    "adadelta": Row(
+        lambda g, theta, k: -k["lr"] * g * (k["eps"] / ((1 - k["rho"]) * g * g + k["eps"])) ** 0.5,
+        {"lr": 0.3, "rho": 0.8, "eps": 0.01},
+        5.0,
+        plain(torch.optim.Adadelta),
+    ),
     "rmsprop": Row(
-        lambda g, theta, k: -k["lr"] * g / ((1 - k["alpha"]) ** 0.5 * g.abs() + k["eps"]),
+        lambda g, theta, k: rms_first(g, k),
         {"lr": 0.3, "alpha": 0.9, "eps": 0.01},
         0.02,
         plain(torch.optim.RMSprop),
     ),
-    "rmsprop_nesterov": Row(
-        lambda g, theta, k: -k["lr"] * (1 + k["momentum"]) * g / ((1 - k["alpha"]) ** 0.5 * g.abs() + k["eps"]),
+    "rmsprop_momentum": Row(
+        lambda g, theta, k: rms_first(g, k),
         {"lr": 0.3, "alpha": 0.9, "momentum": 0.7, "eps": 0.01},
         0.01,
+        plain(torch.optim.RMSprop),
+    ),
+    "rmsprop_nesterov": Row(
+        lambda g, theta, k: (1 + k["momentum"]) * rms_first(g, k),
+        {"lr": 0.3, "alpha": 0.9, "momentum": 0.7, "eps": 0.01},
+        0.01,
+    ),
+    "rmsprop_centred": Row(
+        lambda g, theta, k: centred_first(g, k),
+        {"lr": 0.3, "alpha": 0.9, "eps": 0.1},
+        0.02,
+        plain(torch.optim.RMSprop, centered=True),
     ),
     "adam": Row(
         lambda g, theta, k: adam_first(g, k),
@@ -81,13 +144,72 @@ ROWS = {
         0.05,
         betas(torch.optim.AdamW),
     ),
+    "amsgrad": Row(
+        lambda g, theta, k: adam_first(g, k),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01},
+        0.05,
+        betas(amsgrad),
+    ),
+    "adamax": Row(
+        lambda g, theta, k: adam_first(g, k),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01},
+        0.05,
+        betas(torch.optim.Adamax),
+    ),
     "nadam": Row(
         lambda g, theta, k: nadam_first(g, k),
         {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01, "momentum_decay": 0.1},
         0.05,
         betas(torch.optim.NAdam),
     ),
+    "radam": Row(
+        lambda g, theta, k: -k["lr"] * g,
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01},
+        0.05,
+        betas(radam),
+    ),
+    "rprop": Row(
+        lambda g, theta, k: -k["lr"] * g.sign(),
+        {"lr": 0.3, "eta_minus": 0.4, "eta_plus": 1.3, "step_min": 0.01, "step_max": 0.6},
+        0.01,
+        rprop,
+    ),
     "lion": Row(lambda g, theta, k: -k["lr"] * g.sign(), {"lr": 0.3, "beta1": 0.7, "beta2": 0.9}, 0.02),
+    "adan": Row(
+        lambda g, theta, k: adam_first(g, k),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.8, "beta3": 0.9, "eps": 0.01},
+        0.05,
+    ),
+    "adabelief": Row(
+        lambda g, theta, k: -k["lr"] * g / (((k["beta1"] * g) ** 2 + k["eps"] / (1 - k["beta2"])).sqrt() + k["eps"]),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01},
+        0.05,
+    ),
+    "adam_atan2": Row(
+        lambda g, theta, k: -k["lr"] * k["a"] * torch.atan2(g, k["b"] * g.abs()),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "a": 1.27, "b": 0.5},
+        0.05,
+    ),
+    "ademamix": Row(
+        lambda g, theta, k: adam_first(g, k) * (1 + slow_share(k)),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "beta3": 0.99, "alpha": 3.0, "warmup_steps": 8, "eps": 0.01},
+        0.1,
+    ),
+    "adopt": Row(
+        lambda g, theta, k: 0 * g,
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01, "clip": 0.8},
+        0.05,
+    ),
+    "schedule_free_sgd": Row(
+        lambda g, theta, k: -warmed(k) * g,
+        {"lr": 0.3, "momentum": 0.7, "warmup_steps": 4},
+        0.5,
+    ),
+    "schedule_free_adamw": Row(
+        lambda g, theta, k: -warmed(k) * (g / (g.abs() + k["eps"]) + k["weight_decay"] * theta),
+        {"lr": 0.3, "beta1": 0.7, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5, "warmup_steps": 4},
+        0.2,
+    ),
 }
 
 every_rule = pytest.mark.parametrize("name", ALGORITHMS)

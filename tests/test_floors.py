@@ -12,9 +12,11 @@ SRC = Path(thalweg.__file__).parent
 FLOORS = [
     {"core"},
     {"learning", "strategies"},
-    {"basic", "adaptive", "modern"},  # above the strategies: AdamW is Adam with one around it
+    {"basic"},
+    {"adaptive"},  # above the strategies: AdamW is Adam with one around it; RMSProp is SGD in a combinator
+    {"modern"},
     {"descend", "algorithms", "execution"},
-    {"training"},
+    {"training", "optim"},
     {"comparison"},
     {"report"},
     {"contest"},

@@ -28,6 +28,7 @@ NAMES = [
     "momentum",
     "nadam",
     "nesterov",
+    "optim",
     "predict",
     "rmsprop",
     "rmsprop_nesterov",

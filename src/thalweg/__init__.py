@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thalweg import optim
     from thalweg.adaptive.adagrad import adagrad
     from thalweg.adaptive.adam import adam
     from thalweg.adaptive.adamw import adamw
@@ -59,6 +60,7 @@ __all__ = [
     "momentum",
     "nadam",
     "nesterov",
+    "optim",
     "predict",
     "rmsprop",
     "rmsprop_nesterov",
@@ -94,6 +96,7 @@ _PLACES = {
     "momentum": "basic.momentum",
     "nadam": "adaptive.nadam",
     "nesterov": "basic.nesterov",
+    "optim": "optim",
     "predict": "training.predict",
     "rmsprop": "adaptive.rmsprop",
     "rmsprop_nesterov": "adaptive.rmsprop_nesterov",
@@ -107,7 +110,7 @@ class _Package(ModuleType):
     """Python sets a submodule on its package once it is imported; `descend` stays the function all the same."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PLACES and isinstance(value, ModuleType)):
+        if not (name in _PLACES and isinstance(value, ModuleType) and name not in ("optim", "schedules")):
             super().__setattr__(name, value)
 
 
@@ -118,7 +121,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'thalweg' has no attribute '{name}'")
     module = import_module(f"thalweg.{_PLACES[name]}")
-    globals()[name] = module if name == "schedules" else getattr(module, name)
+    globals()[name] = module if name in ("optim", "schedules") else getattr(module, name)
     return globals()[name]
 
 

@@ -7,11 +7,34 @@ import re
 from types import ModuleType
 from typing import NamedTuple
 
-from thalweg.adaptive import adagrad, adam, adamw, nadam, rmsprop, rmsprop_nesterov
-from thalweg.basic import momentum, nesterov, sgd
+from thalweg.adaptive import (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    amsgrad,
+    nadam,
+    radam,
+    rmsprop,
+    rmsprop_centred,
+    rmsprop_momentum,
+    rmsprop_nesterov,
+    rprop,
+)
+from thalweg.basic import asgd, dampened_momentum, momentum, nesterov, sgd
 from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Rule
-from thalweg.modern import lion
+from thalweg.modern import (
+    adabelief,
+    adam_atan2,
+    adan,
+    ademamix,
+    adopt,
+    lion,
+    schedule_free_adamw,
+    schedule_free_sgd,
+)
 
 
 class Algorithm(NamedTuple):
@@ -33,8 +56,16 @@ def _described(module: ModuleType) -> Algorithm:
     return Algorithm(name, rule, section[1].replace("section ", ""), rule.doc.splitlines()[0])
 
 
-_MODULES = (sgd, momentum, nesterov, adagrad, rmsprop, rmsprop_nesterov, adam, adamw, nadam, lion)
+_MODULES = (
+    sgd, momentum, dampened_momentum, nesterov, asgd,
+    adagrad, adadelta, rmsprop, rmsprop_momentum, rmsprop_nesterov, rmsprop_centred,
+    adam, adamw, amsgrad, adamax, nadam, radam, rprop,
+    lion, adan, adabelief, adam_atan2, ademamix, adopt, schedule_free_sgd, schedule_free_adamw,
+)  # fmt: skip
 ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in map(_described, _MODULES)}
+
+# What compare races where nobody says: each more costs a share of the budget of all.
+RACED = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop_nesterov", "adam", "adamw", "nadam", "lion")
 
 
 def algorithm(name: str) -> Algorithm:

@@ -82,7 +82,7 @@ def compare(
     budget: Annotated[str | None, typer.Option(help="Wall time, such as 90s, 5m or 1h30m.", show_default="2m")] = None,
     trials: Annotated[int | None, typer.Option(help="Trials per algorithm, instead of a budget of time.")] = None,
     algorithms: Annotated[
-        str | None, typer.Option(help="Which to race, such as sgd,adam,lion.", show_default="all")
+        str | None, typer.Option(help="Which to race, such as sgd,adam,lion.", show_default="ten of them")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data in a whole run.", show_default="the problem's")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from thalweg.algorithms import RACED
 from thalweg.comparison import plan as planning
 from thalweg.comparison import sanity
 from thalweg.comparison.plan import Plan
@@ -24,7 +25,7 @@ from thalweg.comparison.race import Event, Progress, Race
 from thalweg.comparison.remarks import remarks
 from thalweg.comparison.result import Study
 from thalweg.comparison.search import Search
-from thalweg.comparison.spaces import SPACES, Space, space
+from thalweg.comparison.spaces import Space, space
 from thalweg.comparison.study import Record, Trial
 from thalweg.comparison.trial import worker
 from thalweg.core.errors import BudgetError, StorageError
@@ -55,6 +56,7 @@ def compare(
 ) -> Study:
     """Races algorithms on a problem and trains with the recipe that wins; everything is written to a folder.
 
+    Where no `algorithms` are given, ten are raced: those of `thalweg.algorithms.RACED`.
     The budget is wall time ("5m", or seconds), or `trials` per algorithm, which reads no clock and gives the same
     study every time, with any number of `workers`. `spaces` replaces the published search spaces (and `algorithms`).
     A folder `out` (runs/<name> where none is given) that holds the same study, stopped, is gone on with.
@@ -70,7 +72,7 @@ def compare(
     >>> study.recipe.algorithm in ("sgd", "adam")
     True
     """
-    names = list(dict.fromkeys(spaces or algorithms or SPACES))
+    names = list(dict.fromkeys(spaces or algorithms or RACED))
     if budget is not None and trials is not None:
         raise BudgetError("both a budget of time and one of trials were given: give one of them")
     limit = None if trials is not None else planning.seconds(BUDGET if budget is None else budget)

@@ -2,8 +2,8 @@
 
 A class that torch has too takes torch's arguments, validates them as torch does (it is a subclass), and its state_dict
 is torch's: a checkpoint of the one goes on in the other. `foreach`, `fused` and `capturable` are accepted as hints;
-there is one definition of the mathematics, the rule. What each class has beyond torch's is said of `Optimizer`: schedules as
-knobs, `execution`, `flatten`, `eval` and `train`, state that is matched by name and keeps its dtype.
+there is one definition of the mathematics, the rule. What each class has beyond torch's is said of `Optimizer`:
+schedules as knobs, `execution`, `flatten`, `eval` and `train`, state that is matched by name and keeps its dtype.
 """
 
 from __future__ import annotations

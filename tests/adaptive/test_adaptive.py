@@ -64,8 +64,8 @@ def test_rmsprop_nesterov_is_algorithm_8_6_seen_from_the_look_ahead_point():
         r = rho * r + (1 - rho) * g * g
         v = alpha * v - epsilon / r.sqrt() * g
         theta = theta + v
-        delta, velocity, mine_r = rmsprop_nesterov(
-            rosenbrock(mine), velocity, mine_r, lr=epsilon, alpha=rho, momentum=alpha, eps=0.0
+        delta, mine_r, velocity = rmsprop_nesterov(
+            rosenbrock(mine), mine_r, velocity, lr=epsilon, alpha=rho, momentum=alpha, eps=0.0
         )
         mine = mine + delta
 

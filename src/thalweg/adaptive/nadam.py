@@ -10,7 +10,8 @@ def nadam(
     """NAdam (Dozat 2016): Adam with Nesterov momentum, which mixes the gradient ahead of the first moment.
 
     As in the paper and PyTorch the momentum mu warms up from beta1 / 2 to beta1, the slower the smaller
-    momentum_decay; mu_product is the product of all mu so far. Implementations without that warm-up differ.
+    momentum_decay; mu_product is the product of all mu so far. Keras has momentum_decay=1. optax has no warm-up, which
+    a huge momentum_decay (1e9, say) gives.
 
     >>> nadam(2.0, 0.0, 0.0, 0, 1.0, lr=0.5, beta1=0.0, beta2=0.75, eps=0.0)
     (-0.5, 2.0, 1.0, 1, 0.0)

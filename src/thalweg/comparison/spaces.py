@@ -77,33 +77,82 @@ _BETA1 = Dimension("beta1", 2e-2, 0.5, "one_minus", from_trials=SECOND)
 _EPS = Dimension("eps", 1e-10, 1e-2, from_trials=THIRD)
 _BETA2 = Dimension("beta2", 1e-3, 0.2, "one_minus", from_trials=FOURTH)
 _RMS = (Dimension("lr", 1e-5, 1e-1), Dimension("alpha", 1e-3, 0.3, "one_minus", from_trials=SECOND), _EPS)
+_RMS_MOMENTUM = (*_RMS, Dimension("momentum", 5e-3, 0.5, "one_minus", from_trials=FOURTH))
+_ADAM_LR = Dimension("lr", 1e-4, 3e-2)
+_ADAM = (_ADAM_LR, _BETA1, _EPS, _BETA2)
 _WARMUP = Dimension("warmup", scale="choice", choices=(0.0, 0.05), from_trials=SECOND)
 
 Space = Sequence[Dimension]
 SPACES: dict[str, Space] = {
     "sgd": (Dimension("lr", 1e-3, 3.0),),
     "momentum": _MOMENTUM,
+    "dampened_momentum": (*_MOMENTUM, Dimension("dampening", 0.0, 0.9, "linear", from_trials=THIRD)),
     "nesterov": _MOMENTUM,
+    "asgd": (Dimension("lr", 1e-3, 3.0), Dimension("lambd", 1e-6, 1e-2, from_trials=SECOND)),
     "adagrad": (
         Dimension("lr", 1e-3, 1.0),
         Dimension("initial_accumulator_value", scale="choice", choices=(0.0, 0.1), from_trials=SECOND),
     ),
+    "adadelta": (
+        Dimension("lr", 1e-1, 30.0),
+        Dimension("rho", 1e-3, 0.3, "one_minus", from_trials=SECOND),
+        Dimension("eps", 1e-8, 1e-3, from_trials=THIRD),
+    ),
     "rmsprop": _RMS,
-    "rmsprop_nesterov": (*_RMS, Dimension("momentum", 5e-3, 0.5, "one_minus", from_trials=FOURTH)),
-    "adam": (Dimension("lr", 1e-4, 3e-2), _BETA1, _EPS, _BETA2),
+    "rmsprop_momentum": _RMS_MOMENTUM,
+    "rmsprop_nesterov": _RMS_MOMENTUM,
+    "rmsprop_centred": _RMS,
+    "adam": _ADAM,
     "adamw": (
-        Dimension("lr", 1e-4, 3e-2),
+        _ADAM_LR,
         _BETA1,
         Dimension("weight_decay", 1e-3, 1.0, from_trials=SECOND),
         _WARMUP,
         _EPS,
         _BETA2,
     ),
-    "nadam": (Dimension("lr", 1e-4, 3e-2), _BETA1, _EPS, _BETA2),
+    "amsgrad": _ADAM,
+    "adamax": (Dimension("lr", 3e-4, 1e-1), _BETA1, _EPS, _BETA2),
+    "nadam": _ADAM,
+    "radam": _ADAM,
+    "rprop": (
+        Dimension("lr", 1e-5, 1e-1),
+        Dimension("step_max", 1e-3, 1.0, from_trials=SECOND),  # in minibatches signs are noisy: steps must stay short,
+        Dimension("eta_minus", 0.5, 0.95, "linear", from_trials=SECOND),  # and shrink slowly
+    ),
     "lion": (
         Dimension("lr", 1e-5, 1e-2),
         Dimension("weight_decay", 1e-2, 10.0, from_trials=SECOND),
         Dimension("beta1", 2e-2, 0.5, "one_minus", from_trials=THIRD),
+    ),
+    "adan": (
+        _ADAM_LR,
+        Dimension("weight_decay", 1e-3, 1.0, from_trials=SECOND),
+        Dimension("beta1", 1e-2, 0.3, "one_minus", from_trials=THIRD),
+        Dimension("beta3", 1e-3, 0.2, "one_minus", from_trials=FOURTH),
+    ),
+    "adabelief": (_ADAM_LR, _BETA1, Dimension("eps", 1e-18, 1e-6, from_trials=THIRD), _BETA2),
+    "adam_atan2": (_ADAM_LR, _BETA1, _BETA2),
+    "ademamix": (
+        _ADAM_LR,
+        _BETA1,
+        Dimension("alpha", 1.0, 10.0, from_trials=SECOND),
+        Dimension("beta3", 1e-4, 2e-2, "one_minus", from_trials=THIRD),
+        _BETA2,
+    ),
+    "adopt": (_ADAM_LR, _BETA1, Dimension("beta2", 1e-4, 0.2, "one_minus", from_trials=THIRD)),
+    "schedule_free_sgd": (
+        Dimension("lr", 1e-2, 10.0),
+        Dimension("momentum", 2e-2, 0.5, "one_minus", from_trials=SECOND),
+        _WARMUP,
+    ),
+    "schedule_free_adamw": (
+        Dimension("lr", 3e-4, 1e-1),
+        _BETA1,
+        Dimension("weight_decay", 1e-3, 1.0, from_trials=SECOND),
+        _WARMUP,
+        _EPS,
+        _BETA2,
     ),
 }
 

@@ -87,7 +87,7 @@ def _cut(vector: Tensor, shapes: Sequence[Shape], sizes: Sequence[int]) -> list[
 
 def _owned(rule: Rule, shape: Shape) -> list[str]:
     """What the rule remembers of a parameter of this shape: a rule for matrices may remember less of a bias."""
-    first = rule.start(torch.zeros(*shape))
+    first = rule.start(torch.zeros(tuple(shape)))
     return [name for name, start in rule.remembers.items() if not start.scalar and first[name] is not None]
 
 

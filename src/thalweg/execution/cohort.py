@@ -21,8 +21,9 @@ from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
 from thalweg.execution import eager, sparse
 from thalweg.execution.fused import FUSED
-from thalweg.execution.kernels import DTYPES, numba_is_there
+from thalweg.execution.kernels import DTYPES
 from thalweg.execution.memory import flat, is_dense, shaped, split
+from thalweg.execution.native import numba_is_there
 from thalweg.execution.state import Layout, as_state
 from thalweg.execution.tables import Table
 

@@ -59,29 +59,33 @@ LARGEST_LITERAL_EXPONENT = 8
 def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> str:
     """The program text of `kernel` for tensors of `dtype`: float32 or float64.
 
-    Its arguments are a table with a row of addresses for each tensor (the columns are those of `columns`), their sizes,
-    the first row and the one after the last, then the scalar memory and the knobs, each in the order of the signature;
-    it returns the new scalar memory. The step Δθ is written, or with `onto_theta` added to theta instead. Raises
-    AlgorithmError for a rule that is not elementwise or uses more than the vocabulary, naming the construct.
+    Its arguments are an address, the first tensor and the one after the last. At the address stand four others: of a
+    table with a row of addresses for each tensor (the columns are those of `columns`), of the tensors' sizes, of the
+    numbers (the scalar memory and the knobs, each in the order of the signature), and of where the new scalar memory is
+    written. The step Δθ is written, or with `onto_theta` added to theta instead. Raises AlgorithmError for a rule that
+    is not elementwise or uses more than the vocabulary, naming the construct.
 
     >>> from thalweg import sgd
     >>> print(kernel_source(sgd, torch.float32))
     from math import atan2, exp, inf, log, nan, sqrt
     from numba import carray
     from numpy import float32 as real
-    from thalweg.execution.pointers import float32_at as at
+    from thalweg.execution.pointers import float32_at, float64_at, int64_at
     <BLANKLINE>
     <BLANKLINE>
-    def kernel(table, sizes, first, last, s_lr):
+    def kernel(at, first, last):
+        table, sizes, numbers, new = carray(int64_at(at), 4)
+        rows, counts = carray(int64_at(table), (last, 2)), carray(int64_at(sizes), last)
+        given, found = carray(float64_at(numbers), 1), carray(float64_at(new), 0)
+        s_lr = given[0]
         c_0 = real((-s_lr))
         for j in range(first, last):
-            size = sizes[j]
-            a_g = carray(at(table[j, 0]), size)
-            a_delta = carray(at(table[j, 1]), size)
+            size = counts[j]
+            a_g = carray(float32_at(rows[j, 0]), size)
+            a_delta = carray(float32_at(rows[j, 1]), size)
             for i in range(size):
                 e_g = a_g[i]
                 a_delta[i] = (c_0 * e_g)
-        return ()
     <BLANKLINE>
     """
     if "f" in rule.sees:
@@ -96,22 +100,28 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
         f"{target}[i] {'+=' if onto_theta else '='} {delta}",
         *(f"a_{name}[i] = {lines.new[name]}" for name in vector_memory(rule)),
     ]
+    table = columns(rule, onto_theta)
+    kept = scalar_memory(rule)
     program = [
         "from math import atan2, exp, inf, log, nan, sqrt",
         "from numba import carray",
         f"from numpy import {real} as real",
-        f"from thalweg.execution.pointers import {real}_at as at",
+        "from thalweg.execution.pointers import float32_at, float64_at, int64_at",
         "",
         "",
-        f"def kernel({', '.join(['table', 'sizes', 'first', 'last', *scalars])}):",
+        "def kernel(at, first, last):",
+        "    table, sizes, numbers, new = carray(int64_at(at), 4)",
+        f"    rows, counts = carray(int64_at(table), (last, {len(table)})), carray(int64_at(sizes), last)",
+        f"    given, found = carray(float64_at(numbers), {len(scalars)}), carray(float64_at(new), {len(kept)})",
+        *(f"    {name} = given[{k}]" for k, name in enumerate(scalars)),
         *(f"    {line}" for line in lines.before),
         "    for j in range(first, last):",
-        "        size = sizes[j]",
-        *(f"        a_{name} = carray(at(table[j, {k}]), size)" for k, name in enumerate(columns(rule, onto_theta))),
+        "        size = counts[j]",
+        *(f"        a_{name} = carray({real}_at(rows[j, {k}]), size)" for k, name in enumerate(table)),
         "        for i in range(size):",
         *(f"            e_{name[2:]} = {name}[i]" for name in read),
         *(f"            {line}" for line in lines.inside + writes),
-        f"    return ({''.join(f'r_{name}, ' for name in scalar_memory(rule)).rstrip()})",
+        *(f"    found[{k}] = r_{name}" for k, name in enumerate(kept)),
     ]
     return "\n".join(program) + "\n"
 

@@ -1,25 +1,9 @@
-"""An elementwise rule as one kernel: a single pass over memory on a CPU, for every rule, derived from the rule itself.
-
-Kernels are kept in `$XDG_CACHE_HOME/thalweg/kernels` (or `~/.cache/thalweg/kernels`), a folder for each program text,
-version of Numba and version of Thalweg; the folder may be deleted at any time. Where it cannot be written, kernels are
-compiled anew in each process, and the logger of this module says so once a kernel.
-"""
+"""An elementwise rule as one kernel: a single pass over memory on a CPU, derived from the rule itself."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import logging
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,12 +13,8 @@ from torch import Tensor
 from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Memory, Rule
 from thalweg.execution.generate import columns, kernel_source, scalar_memory
+from thalweg.execution.native import Rows, numba_is_there
 from thalweg.execution.syntax import runs_inner_once
-
-logger = logging.getLogger(__name__)
-
-# Multiply-add in one rounding is all that is loosened: NaN, infinities and the order of operations stay.
-FASTMATH = {"contract"}
 
 KERNEL = "one kernel"
 DTYPES = (torch.float32, torch.float64)
@@ -101,11 +81,6 @@ def _advancing(rule: Rule, like: Tensor) -> Rule:
     return replace(rule, advance=advance)
 
 
-def numba_is_there() -> bool:
-    """Whether kernels can be compiled here; Numba itself is not imported yet."""
-    return importlib.util.find_spec("numba") is not None
-
-
 def _check(like: Tensor) -> None:
     if like.device.type != "cpu" or like.dim() != 1 or not like.is_contiguous() or like.dtype not in DTYPES:
         raise AlgorithmError(
@@ -138,24 +113,21 @@ def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
     return replace(rule, fn=run)
 
 
-Kernel = Callable[..., tuple[float, ...]]
+def tensors_kernel(rule: Rule, dtype: torch.dtype, onto_theta: bool) -> Rows:
+    """The kernel of a rule for any number of tensors; the columns of its table are those of `generate.columns`.
 
-
-def tensors_kernel(rule: Rule, dtype: torch.dtype, onto_theta: bool) -> Kernel:
-    """The kernel of a rule for any number of tensors: its arguments are those of `generate.kernel_source`.
-
-    It lets other threads run. Raises AlgorithmError where the rule has no kernel.
+    Raises AlgorithmError where the rule has no kernel.
     """
-    numbers = len(scalar_memory(rule)) + len(rule.knobs)
-    signature = ", ".join(["int64[:, ::1]", "int64[::1]", "int64", "int64"] + ["float64"] * numbers)
-    return _kernel(kernel_source(rule, dtype, onto_theta), signature)
+    outputs = len(scalar_memory(rule))
+    return Rows(kernel_source(rule, dtype, onto_theta), outputs + len(rule.knobs), outputs)
 
 
-def _on_vectors(rule: Rule, kernel: Kernel, like: Tensor, onto_theta: bool) -> Callable[..., Memory]:
+def _on_vectors(rule: Rule, kernel: Rows, like: Tensor, onto_theta: bool) -> Callable[..., Memory]:
     """The kernel on vectors like `like`: of all that a rule sees, remembers and writes to, it gives the new memory."""
     n, dtype, scalars = len(like), like.dtype, scalar_memory(rule)
     arrays = columns(rule, onto_theta)
-    table, sizes = np.zeros((1, len(arrays)), np.int64), np.array([n], np.int64)
+    table = np.zeros((1, len(arrays)), np.int64)
+    kernel.put(table, np.array([n], np.int64))
     known: dict[str, tuple[Tensor | None, int]] = dict.fromkeys(arrays, (None, 0))
 
     def put(k: int, name: str, given: Tensor) -> Tensor:
@@ -178,17 +150,13 @@ def _on_vectors(rule: Rule, kernel: Kernel, like: Tensor, onto_theta: bool) -> C
         if not knobs.keys() <= rule.knobs.keys():
             rule.check(knobs)
         kept = [put(k, name, values[name]) for k, name in enumerate(arrays)]  # alive while their addresses are used
-        new = kernel(
-            table,
-            sizes,
-            0,
-            1,
-            *[_number(rule, name, values[name]) for name in scalars],
-            *[_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()],
-        )
+        numbers = [_number(rule, name, values[name]) for name in scalars]
+        numbers += [_number(rule, name, knobs.get(name, default)) for name, default in rule.knobs.items()]
+        kernel.give(numbers)
+        kernel.run(0, 1)
         del kept
         memory = {name: values[name] for name in rule.remembers}
-        for name, value in zip(scalars, new, strict=True):
+        for name, value in zip(scalars, kernel.new(), strict=True):
             memory[name] = int(value) if isinstance(values[name], int) and value.is_integer() else value
         return memory
 
@@ -204,47 +172,3 @@ def _number(rule: Rule, name: str, value: Any) -> float:
             "run a population with the rule itself"
         )
     return float(value)
-
-
-@cache
-def _kernel(source: str, signature: str) -> Kernel:
-    """The kernel of a program text, from this process, from the folder, or compiled now."""
-    numba = importlib.import_module("numba")  # half a second to import: only where a kernel is wanted
-    key = "\n".join([version("thalweg"), numba.__version__, signature, source])
-    name = f"thalweg_kernel_{hashlib.sha256(key.encode()).hexdigest()[:24]}"
-    folder = _folder() / name
-    try:
-        return _loaded(name, source, signature, _written(folder, source))
-    except OSError as error:
-        logger.warning("kernels are compiled anew in each process: cannot write to %s (%s)", folder, error)
-        return _loaded(name, source, signature, None)
-
-
-def _loaded(name: str, source: str, signature: str, file: Path | None) -> Kernel:
-    """Runs the program text, as from `file` where Numba keeps machine code beside it, and compiles its kernel."""
-    numba = importlib.import_module("numba")
-    module = sys.modules[name] = ModuleType(name)  # where Numba looks for it when it loads machine code
-    exec(compile(source, str(file or f"<{name}>"), "exec"), module.__dict__)
-    types = eval(signature, {"int64": numba.int64, "float64": numba.float64})
-    decorate = numba.njit(types, cache=file is not None, fastmath=FASTMATH, error_model="numpy", nogil=True)
-    kernel: Kernel = decorate(module.kernel)
-    return kernel
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thalweg" / "kernels"
-
-
-def _written(folder: Path, source: str) -> Path:
-    """The file of a program text, whole or not there, however many processes write it at once."""
-    file = folder / "kernel.py"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} is read-only")
-    if not file.exists() or file.read_text() != source:
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        with os.fdopen(handle, "w") as writing:
-            writing.write(source)
-        os.utime(temporary, (0, 0))  # Numba's cache is valid for one modification time: the same, whoever writes
-        os.replace(temporary, file)
-    return file

@@ -22,3 +22,4 @@ def _pointer(element: Any) -> Any:
 
 float32_at = _pointer(types.float32)
 float64_at = _pointer(types.float64)
+int64_at = _pointer(types.int64)

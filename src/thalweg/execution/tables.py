@@ -94,16 +94,15 @@ class Table:
 
     def advance(self, grads: Sequence[Tensor], scalars: Memory, knobs: Mapping[str, Any]) -> Memory:
         """One step of all, of the gradients that it was made ready for; it returns the new scalar memory."""
-        numbers = [float(scalars[name]) for name in self.scalars]
-        numbers += [float(knobs[name]) for name in self.knobs]
+        self.kernel.give([*(float(scalars[n]) for n in self.scalars), *(float(knobs[n]) for n in self.knobs)])
         if len(self.ranges) == 1:
-            new = self.kernel(self.rows, self.row_sizes, 0, len(self.row_sizes), *numbers)
+            self.kernel.run(0, len(self.row_sizes))
         else:
-            new = self._by_threads(numbers)
+            self._by_threads()
         self.kept = ()
         return {
             name: int(value) if isinstance(scalars[name], int) and value.is_integer() else value
-            for name, value in zip(self.scalars, new, strict=True)
+            for name, value in zip(self.scalars, self.kernel.new(), strict=True)
         }
 
     def _cut(self) -> None:
@@ -127,23 +126,22 @@ class Table:
         else:
             bounds = [0, len(rows)]
         self.rows, self.row_sizes = np.ascontiguousarray(rows), np.ascontiguousarray(row_sizes)
+        self.kernel.put(self.rows, self.row_sizes)
         self.ranges = list(itertools.pairwise(bounds))
 
-    def _by_threads(self, numbers: list[float]) -> tuple[float, ...]:
+    def _by_threads(self) -> None:
         """Each thread takes the next range when it has done one, so that a thread on a busy core holds nobody up."""
         waiting = itertools.count()
-        results: list[tuple[float, ...]] = []
 
         def work() -> None:
             while (k := next(waiting)) < len(self.ranges):
-                results.append(self.kernel(self.rows, self.row_sizes, *self.ranges[k], *numbers))
+                self.kernel.run(*self.ranges[k])
 
         helpers = [_threads(self.threads - 1).submit(work) for _ in range(self.threads - 1)]
         work()
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
-        return results[0]
 
 
 @cache
