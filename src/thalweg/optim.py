@@ -317,8 +317,9 @@ class _Ours(Optimizer):
 
     _declared: ClassVar[Rule]
 
-    def __init_subclass__(cls, rule: Rule) -> None:
-        cls._declared = rule if "weight_decay" in rule.knobs else decayed(rule, weight_decay=0.0)
+    def __init_subclass__(cls, rule: Rule | None = None) -> None:
+        if rule is not None:  # a subclass of such a class (Lightning makes one) keeps its rule
+            cls._declared = rule if "weight_decay" in rule.knobs else decayed(rule, weight_decay=0.0)
 
     def __init__(self, params: Any, lr: Any = None, **settings: Any) -> None:
         super().__init__(params, self._declared, **({} if lr is None else {"lr": lr}), **settings)

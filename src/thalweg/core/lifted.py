@@ -82,7 +82,7 @@ def _lifted(rule: Rule, shapes: Sequence[Shape]) -> Rule:
 
 
 def _cut(vector: Tensor, shapes: Sequence[Shape], sizes: Sequence[int]) -> list[Tensor]:
-    return [piece.view(*shape) for piece, shape in zip(torch.split(vector, list(sizes)), shapes, strict=True)]
+    return [piece.view(tuple(shape)) for piece, shape in zip(torch.split(vector, list(sizes)), shapes, strict=True)]
 
 
 def _owned(rule: Rule, shape: Shape) -> list[str]:

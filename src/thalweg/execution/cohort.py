@@ -246,8 +246,12 @@ def real(tensor: Any) -> Any:
     """A tensor as the executions take it: complex numbers as pairs, of a DTensor the part that is here."""
     if not isinstance(tensor, Tensor):
         return tensor
-    tensor = tensor.detach()
-    return as_pairs(tensor.to_local() if is_dtensor(tensor) else tensor)
+    return as_pairs(local(tensor.detach()))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Of a DTensor the part that is here."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def as_pairs(tensor: Any) -> Any:

@@ -71,6 +71,7 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
     from numba import carray
     from numpy import float32 as real
     from thalweg.execution.pointers import float32_at, float64_at, int64_at
+    from thalweg.execution.words import float32_atan2
     <BLANKLINE>
     <BLANKLINE>
     def kernel(at, first, last):
@@ -90,12 +91,12 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
     """
     if "f" in rule.sees:
         raise AlgorithmError(f"{rule.name} sees f, the objective: it is not elementwise and has no kernel")
-    lines = Lines()
+    real = str(dtype).removeprefix("torch.")
+    lines = Lines(real)
     delta = _Reader(rule, {name: Value(f"e_{name}", True) for name in rule.sees}, lines).delta()
     read = [f"a_{name}" for name in (*rule.sees, *vector_memory(rule))]
     scalars = [f"s_{name}" for name in (*scalar_memory(rule), *rule.knobs)]
     target = "a_theta" if onto_theta else "a_delta"
-    real = str(dtype).removeprefix("torch.")
     writes = [
         f"{target}[i] {'+=' if onto_theta else '='} {delta}",
         *(f"a_{name}[i] = {lines.new[name]}" for name in vector_memory(rule)),
@@ -107,6 +108,7 @@ def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> s
         "from numba import carray",
         f"from numpy import {real} as real",
         "from thalweg.execution.pointers import float32_at, float64_at, int64_at",
+        f"from thalweg.execution.words import {real}_atan2",
         "",
         "",
         "def kernel(at, first, last):",
@@ -297,7 +299,8 @@ class _Reader:
         if word in (sqrt, abs, exp, log):
             return f"{word.__name__}({self.number(operands[0], in_loop)})"
         if word is atan2:
-            return f"atan2({', '.join(self.number(operand, in_loop) for operand in operands)})"
+            of = ", ".join(self.number(operand, in_loop) for operand in operands)
+            return f"{self.lines.real}_atan2({of})" if in_loop else f"atan2({of})"
         values = [self.lines.once(self.number(operand, in_loop), in_loop) for operand in operands]
         if word is sign:  # of NaN it is 0, as torch has it
             one, minus, zero = (self.lines.constant(k) if in_loop else k for k in ("1.0", "-1.0", "0.0"))

@@ -16,7 +16,8 @@ class Value(NamedTuple):
 class Lines:
     """The lines of a kernel, as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, real: str) -> None:
+        self.real = real  # the precision of the loop, float32 or float64
         self.before: list[str] = []  # the lines ahead of the loop
         self.inside: list[str] = []  # the lines of the loop
         self.constants: dict[str, str] = {}  # a statement's invariant parts and the names they have in the loop

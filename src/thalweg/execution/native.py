@@ -111,7 +111,7 @@ def _compiled(source: str) -> Code:
     alone = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # the code is called by its address
     made = numba.njit(signature, fastmath=FASTMATH, error_model="numpy", **alone)(module["kernel"])
     parsed = llvm.parse_assembly(made.inspect_llvm(made.signatures[0]))
-    (symbol,) = [f.name for f in parsed.functions if not f.is_declaration and not f.name.startswith("NRT_")]
+    (symbol,) = [f.name for f in parsed.functions if not f.is_declaration and "kernel" in f.name]
     target = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", jit=True
     )

@@ -13,7 +13,7 @@ from thalweg.core.errors import AlgorithmError, GradientError
 from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
 from thalweg.execution.closure import Objective
-from thalweg.execution.cohort import Cohort
+from thalweg.execution.cohort import Cohort, is_dtensor
 from thalweg.execution.memory import flatten
 from thalweg.execution.state import Layout, State, begin, read_numbers
 
@@ -79,6 +79,11 @@ class Plan:
         for p in (*self.dense, *self.with_sparse):
             if p.is_complex() and self.rule.per != "element":
                 raise GradientError(f"{who} does not support complex parameters: it looks at a whole {self.rule.per}")
+            if is_dtensor(p) and self.rule.per != "element":
+                raise AlgorithmError(
+                    f"{who} looks at a whole {self.rule.per}, and a parameter of shape {tuple(p.shape)} is spread over "
+                    "processes: take an elementwise rule, such as AdamW, or DistributedDataParallel"
+                )
 
     def form(self, states: Mapping[Tensor, State], knobs: Mapping[str, Any]) -> None:
         """Starts what is not remembered yet, and forms the cohorts."""

@@ -15,7 +15,7 @@ from torch.optim import optimizer as torchs
 
 from thalweg.core.errors import AlgorithmError, KnobError
 from thalweg.core.rule import Rule
-from thalweg.execution.cohort import EXECUTIONS
+from thalweg.execution.cohort import EXECUTIONS, local
 from thalweg.execution.memory import flat_gradients, rehome
 from thalweg.execution.plan import Places, Plan
 from thalweg.execution.state import Layout, State, by_names, check_loaded, with_saved_dtypes
@@ -291,7 +291,7 @@ class Optimizer(torch.optim.Optimizer):
             if k in self._plans:
                 for p, answer in self._plans[k].answers(group):
                     self._answer[p] = p.detach().clone()
-                    p.copy_(answer)
+                    local(p).copy_(answer)
 
     @torch.no_grad()
     def train(self) -> None:
