@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thalweg import optim
+    from thalweg.adaptive.adadelta import adadelta
     from thalweg.adaptive.adagrad import adagrad
     from thalweg.adaptive.adam import adam
+    from thalweg.adaptive.adamax import adamax
     from thalweg.adaptive.adamw import adamw
+    from thalweg.adaptive.amsgrad import amsgrad
     from thalweg.adaptive.nadam import nadam
+    from thalweg.adaptive.radam import radam
     from thalweg.adaptive.rmsprop import rmsprop
+    from thalweg.adaptive.rmsprop_centred import rmsprop_centred
+    from thalweg.adaptive.rmsprop_momentum import rmsprop_momentum
     from thalweg.adaptive.rmsprop_nesterov import rmsprop_nesterov
+    from thalweg.adaptive.rprop import rprop
+    from thalweg.basic.asgd import asgd
+    from thalweg.basic.dampened_momentum import dampened_momentum
     from thalweg.basic.momentum import momentum
     from thalweg.basic.nesterov import nesterov
     from thalweg.basic.sgd import sgd
@@ -23,11 +32,39 @@ if TYPE_CHECKING:
     from thalweg.core.rule import Rule, combinator, rule
     from thalweg.descend import descend
     from thalweg.learning.risk import Metric, accuracy, metric
+    from thalweg.modern.adabelief import adabelief
+    from thalweg.modern.adafactor import adafactor
+    from thalweg.modern.adam_atan2 import adam_atan2
+    from thalweg.modern.adan import adan
+    from thalweg.modern.ademamix import ademamix
+    from thalweg.modern.adopt import adopt
+    from thalweg.modern.dadapt_adam import dadapt_adam
+    from thalweg.modern.dog import dog
+    from thalweg.modern.lamb import lamb
+    from thalweg.modern.lars import lars
     from thalweg.modern.lion import lion
+    from thalweg.modern.muon import match_rms_adamw, muon
+    from thalweg.modern.muon_adamw import muon_adamw
+    from thalweg.modern.prodigy import prodigy
+    from thalweg.modern.psgd_kron import psgd_kron
+    from thalweg.modern.sam import sharpness_aware
+    from thalweg.modern.schedule_free_adamw import schedule_free_adamw
+    from thalweg.modern.schedule_free_sgd import schedule_free_sgd
+    from thalweg.modern.shampoo import shampoo
+    from thalweg.modern.soap import soap
+    from thalweg.modern.sophia import sophia
     from thalweg.strategies import schedules
-    from thalweg.strategies.averaging import averaged, averaged_exponentially
+    from thalweg.strategies.adaptive_clipping import clipped_adaptively
+    from thalweg.strategies.averaging import averaged, averaged_exponentially, averaged_late
+    from thalweg.strategies.cautious import cautious
+    from thalweg.strategies.centralised import centralised
     from thalweg.strategies.clipping import clipped, clipped_by_value
     from thalweg.strategies.decay import decayed
+    from thalweg.strategies.held_back import accumulated, guarded
+    from thalweg.strategies.lookahead import lookahead
+    from thalweg.strategies.maximised import maximised
+    from thalweg.strategies.penalised import penalised
+    from thalweg.strategies.rounding import compensated, stochastically_rounded
     from thalweg.training.fit import fit
     from thalweg.training.load import load
     from thalweg.training.predict import predict
@@ -41,32 +78,73 @@ __all__ = [
     "Problem",
     "Recipe",
     "Rule",
+    "accumulated",
     "accuracy",
+    "adabelief",
+    "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
+    "adam_atan2",
+    "adamax",
     "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
+    "amsgrad",
+    "asgd",
     "averaged",
     "averaged_exponentially",
+    "averaged_late",
+    "cautious",
+    "centralised",
     "clipped",
+    "clipped_adaptively",
     "clipped_by_value",
     "combinator",
     "compare",
+    "compensated",
+    "dadapt_adam",
+    "dampened_momentum",
     "decayed",
     "descend",
+    "dog",
     "fit",
+    "guarded",
+    "lamb",
+    "lars",
     "lion",
     "load",
+    "lookahead",
+    "match_rms_adamw",
+    "maximised",
     "metric",
     "momentum",
+    "muon",
+    "muon_adamw",
     "nadam",
     "nesterov",
     "optim",
+    "penalised",
     "predict",
+    "prodigy",
+    "psgd_kron",
+    "radam",
     "rmsprop",
+    "rmsprop_centred",
+    "rmsprop_momentum",
     "rmsprop_nesterov",
+    "rprop",
     "rule",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "schedules",
     "sgd",
+    "shampoo",
+    "sharpness_aware",
+    "soap",
+    "sophia",
+    "stochastically_rounded",
 ]
 
 # Where each name lives: torch takes seconds to import, and `thalweg --help` needs none of it (PEP 562).
@@ -77,32 +155,73 @@ _PLACES = {
     "Problem": "training.problem",
     "Recipe": "training.recipe",
     "Rule": "core.rule",
+    "accumulated": "strategies.held_back",
     "accuracy": "learning.risk",
+    "adabelief": "modern.adabelief",
+    "adadelta": "adaptive.adadelta",
+    "adafactor": "modern.adafactor",
     "adagrad": "adaptive.adagrad",
     "adam": "adaptive.adam",
+    "adam_atan2": "modern.adam_atan2",
+    "adamax": "adaptive.adamax",
     "adamw": "adaptive.adamw",
+    "adan": "modern.adan",
+    "ademamix": "modern.ademamix",
+    "adopt": "modern.adopt",
+    "amsgrad": "adaptive.amsgrad",
+    "asgd": "basic.asgd",
     "averaged": "strategies.averaging",
     "averaged_exponentially": "strategies.averaging",
+    "averaged_late": "strategies.averaging",
+    "cautious": "strategies.cautious",
+    "centralised": "strategies.centralised",
     "clipped": "strategies.clipping",
+    "clipped_adaptively": "strategies.adaptive_clipping",
     "clipped_by_value": "strategies.clipping",
     "combinator": "core.rule",
     "compare": "contest",
+    "compensated": "strategies.rounding",
+    "dadapt_adam": "modern.dadapt_adam",
+    "dampened_momentum": "basic.dampened_momentum",
     "decayed": "strategies.decay",
     "descend": "descend",
+    "dog": "modern.dog",
     "fit": "training.fit",
+    "guarded": "strategies.held_back",
+    "lamb": "modern.lamb",
+    "lars": "modern.lars",
     "lion": "modern.lion",
     "load": "training.load",
+    "lookahead": "strategies.lookahead",
+    "match_rms_adamw": "modern.muon",
+    "maximised": "strategies.maximised",
     "metric": "learning.risk",
     "momentum": "basic.momentum",
+    "muon": "modern.muon",
+    "muon_adamw": "modern.muon_adamw",
     "nadam": "adaptive.nadam",
     "nesterov": "basic.nesterov",
     "optim": "optim",
+    "penalised": "strategies.penalised",
     "predict": "training.predict",
+    "prodigy": "modern.prodigy",
+    "psgd_kron": "modern.psgd_kron",
+    "radam": "adaptive.radam",
     "rmsprop": "adaptive.rmsprop",
+    "rmsprop_centred": "adaptive.rmsprop_centred",
+    "rmsprop_momentum": "adaptive.rmsprop_momentum",
     "rmsprop_nesterov": "adaptive.rmsprop_nesterov",
+    "rprop": "adaptive.rprop",
     "rule": "core.rule",
+    "schedule_free_adamw": "modern.schedule_free_adamw",
+    "schedule_free_sgd": "modern.schedule_free_sgd",
     "schedules": "strategies.schedules",
     "sgd": "basic.sgd",
+    "shampoo": "modern.shampoo",
+    "sharpness_aware": "modern.sam",
+    "soap": "modern.soap",
+    "sophia": "modern.sophia",
+    "stochastically_rounded": "strategies.rounding",
 }
 
 

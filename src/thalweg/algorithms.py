@@ -27,13 +27,26 @@ from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Rule
 from thalweg.modern import (
     adabelief,
+    adafactor,
     adam_atan2,
     adan,
     ademamix,
     adopt,
+    dadapt_adam,
+    dog,
+    lamb,
+    lars,
     lion,
+    muon,
+    muon_adamw,
+    prodigy,
+    psgd_kron,
+    sam,
     schedule_free_adamw,
     schedule_free_sgd,
+    shampoo,
+    soap,
+    sophia,
 )
 
 
@@ -61,6 +74,8 @@ _MODULES = (
     adagrad, adadelta, rmsprop, rmsprop_momentum, rmsprop_nesterov, rmsprop_centred,
     adam, adamw, amsgrad, adamax, nadam, radam, rprop,
     lion, adan, adabelief, adam_atan2, ademamix, adopt, schedule_free_sgd, schedule_free_adamw,
+    adafactor, lars, lamb, muon, muon_adamw, shampoo, soap, psgd_kron,
+    dog, dadapt_adam, prodigy, sophia, sam,
 )  # fmt: skip
 ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in map(_described, _MODULES)}
 

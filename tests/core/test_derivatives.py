@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from thalweg import Batch, Network, descend
-from thalweg.core.derivatives import gradient, hessian_vector, noise
+from thalweg.core.derivatives import gradient, hessian_vector
+from thalweg.core.noise import signs as noise
 from thalweg.core.rule import rule
 
 DOUBLE = torch.float64

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.core.derivatives import noise
+from thalweg.core.noise import signs
 from thalweg.modern.psgd_kron import balanced, fits, largest_eigenvalue, psgd_kron
 
 DOUBLE = torch.float64
@@ -64,7 +64,7 @@ def test_it_is_kron_with_signs_for_probes(shape, knobs):
         psgd_kron, theta, gradients, **dict(zip(("lr", "beta1", "precondition_lr", "clip"), knobs, strict=True))
     )
     flat = theta.flatten(1) if theta.ndim > 1 else theta
-    probes = np.stack([noise(flat, t, 0).numpy() for t in range(1, 26)])
+    probes = np.stack([signs(flat, t, 0).numpy() for t in range(1, 26)])
     oracle = kron if theta.ndim > 1 else kron_of_a_vector
     expected = oracle(flat.numpy(), gradients.reshape(25, *flat.shape).numpy(), probes, *knobs)
     assert np.abs(mine.reshape(flat.shape).numpy() - expected).max() < 1e-10

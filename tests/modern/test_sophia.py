@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from thalweg import Batch, Network, descend
-from thalweg.core.derivatives import noise
+from thalweg.core.noise import signs
 from thalweg.modern.sophia import hutchinson, sophia
 
 DOUBLE = torch.float64
@@ -34,7 +34,7 @@ def algorithm_3(theta, gradients, lr, beta1, beta2, gamma, eps, every, seed):
     for t, g in enumerate(gradients):
         m = beta1 * m + (1 - beta1) * g
         if t % every == 0:
-            u = noise(torch.zeros(5, dtype=DOUBLE), t, seed).numpy()
+            u = signs(torch.zeros(5, dtype=DOUBLE), t, seed).numpy()
             h_hat = u * ((a + a.T + 12 * np.diag(theta**2)) @ u)
             h = beta2 * h + (1 - beta2) * h_hat
         theta = theta - lr * np.clip(m / np.maximum(gamma * h, eps), -1, 1)
@@ -65,7 +65,7 @@ def test_with_a_diagonal_hessian_it_is_newtons_step_within_lr():
 
 def test_the_estimate_is_exact_where_the_hessian_is_diagonal():
     x = drawn(5)
-    assert torch.allclose(hutchinson(lambda x: (x**4).sum(), x, noise(x, 0)), 12 * x**2, rtol=1e-13)
+    assert torch.allclose(hutchinson(lambda x: (x**4).sum(), x, signs(x, 0)), 12 * x**2, rtol=1e-13)
 
 
 def test_between_estimates_f_is_not_asked():

@@ -81,6 +81,7 @@ _RMS_MOMENTUM = (*_RMS, Dimension("momentum", 5e-3, 0.5, "one_minus", from_trial
 _ADAM_LR = Dimension("lr", 1e-4, 3e-2)
 _ADAM = (_ADAM_LR, _BETA1, _EPS, _BETA2)
 _WARMUP = Dimension("warmup", scale="choice", choices=(0.0, 0.05), from_trials=SECOND)
+_MUON = (Dimension("lr", 3e-3, 1e-1), Dimension("momentum", 1e-2, 0.3, "one_minus", from_trials=SECOND))
 
 Space = Sequence[Dimension]
 SPACES: dict[str, Space] = {
@@ -153,6 +154,64 @@ SPACES: dict[str, Space] = {
         _WARMUP,
         _EPS,
         _BETA2,
+    ),
+    "adafactor": (
+        Dimension("lr", 1e-2, 0.3),  # a fraction of each tensor's own size
+        Dimension("clip", 0.5, 4.0, from_trials=SECOND),
+        Dimension("beta2_decay", -1.0, -0.5, "linear", from_trials=THIRD),
+    ),
+    "lars": (
+        Dimension("lr", 0.1, 15.0),
+        Dimension("momentum", 5e-3, 0.3, "one_minus", from_trials=SECOND),
+        Dimension("weight_decay", 1e-5, 1e-2, from_trials=THIRD),
+    ),
+    "lamb": (
+        Dimension("lr", 1e-3, 1e-1),
+        _BETA1,
+        Dimension("weight_decay", 1e-3, 1.0, from_trials=THIRD),
+        _BETA2,
+    ),
+    "muon": _MUON,
+    "muon_adamw": (
+        *_MUON,
+        Dimension("adam_lr", 1e-4, 3e-2, from_trials=SECOND),
+        Dimension("weight_decay", 1e-3, 1.0, from_trials=THIRD),
+    ),
+    "shampoo": (
+        Dimension("lr", 1e-3, 1e-1),
+        _BETA1,
+        Dimension("shampoo_beta", 1e-3, 0.2, "one_minus", from_trials=THIRD),
+        _BETA2,
+    ),
+    "soap": (
+        Dimension("lr", 1e-3, 1e-1),
+        _BETA1,
+        Dimension("shampoo_beta", 1e-3, 0.2, "one_minus", from_trials=THIRD),
+        _BETA2,
+    ),
+    "psgd_kron": (
+        Dimension("lr", 1e-3, 3e-2),
+        _BETA1,
+        Dimension("precondition_lr", 1e-2, 0.5, from_trials=THIRD),
+    ),
+    # These three find their own lr: what is searched of it is a factor.
+    "dog": (Dimension("lr", 0.5, 1.2), Dimension("reps_rel", 1e-6, 1e-3, from_trials=SECOND)),
+    "dadapt_adam": (Dimension("lr", 0.1, 3.0), _BETA1, _EPS, _BETA2),
+    "prodigy": (
+        Dimension("lr", 0.1, 3.0),
+        Dimension("weight_decay", 1e-3, 1.0, from_trials=SECOND),
+        _BETA1,
+        _BETA2,
+    ),
+    "sophia": (
+        Dimension("lr", 5e-4, 1e-2),
+        Dimension("gamma", 1e-3, 1.0, from_trials=SECOND),
+        Dimension("beta1", 1e-2, 0.3, "one_minus", from_trials=THIRD),
+    ),
+    "sam": (
+        Dimension("lr", 1e-3, 1.0, per="momentum"),
+        Dimension("momentum", 5e-3, 0.3, "one_minus", from_trials=SECOND),
+        Dimension("rho", 1e-2, 0.2, from_trials=SECOND),
     ),
 }
 

@@ -164,9 +164,13 @@ class Plan:
         for cohort in self.cohorts:
             cohort.flush()
 
-    def answers(self, group: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parameters, each with what the rule answers with in its place."""
+    def answers(self, group: Mapping[str, Any], states: Mapping[Tensor, State]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of a plan not formed yet: the parameters that have a state, each with what the rule answers with for it."""
+        if self.rule.answers is None:
+            return
+        self.dense, self.with_sparse = [p for p in self.params if states.get(p)], []  # with a gradient now or without
         knobs = self.knobs(group)
+        self.form(states, knobs)
         for cohort in self.cohorts:
             yield from cohort.answers(knobs)
 

@@ -18,7 +18,7 @@ from thalweg.core.rule import Rule
 from thalweg.execution.cohort import EXECUTIONS, local
 from thalweg.execution.memory import flat_gradients, rehome
 from thalweg.execution.plan import Places, Plan
-from thalweg.execution.state import Layout, State, by_names, check_loaded, with_saved_dtypes
+from thalweg.execution.state import Layout, by_names, check_loaded, with_saved_dtypes
 from thalweg.strategies.maximised import maximised
 
 Schedules = dict[str, Callable[[int], Any]]
@@ -258,8 +258,10 @@ class Optimizer(torch.optim.Optimizer):
                 groups[k]["schedule_step"] = t + 1
         for k, (plan, group) in enumerate(zip(plans, groups, strict=True)):
             if k not in self._plans:
+                states = {p: self._state.get(p, {}) for p in plan.params}
                 with torch.no_grad():
-                    plan.form(self._states(plan.params), plan.knobs(group))
+                    plan.form(states, plan.knobs(group))
+                self._state.update({p: state for p, state in states.items() if state})
                 fits = plan.fits(group, plan.rule)
                 assert fits, "a plan fits what it was made for"
                 self._plans[k] = plan
@@ -268,9 +270,6 @@ class Optimizer(torch.optim.Optimizer):
                     plan.advance_differentiably(group)
             else:
                 plan.advance(group, closure)
-
-    def _states(self, params: Iterable[Tensor]) -> Mapping[Tensor, State]:
-        return {p: self._state[p] for p in params}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; of flattened parameters the gradients stay, in one vector, and become zero."""
@@ -287,11 +286,12 @@ class Optimizer(torch.optim.Optimizer):
         """Puts the parameters that the rule answers with (an average, say) into the model, until `train()`."""
         if self._answer:
             return
-        for k, group in enumerate(self.param_groups):
-            if k in self._plans:
-                for p, answer in self._plans[k].answers(group):
-                    self._answer[p] = p.detach().clone()
-                    local(p).copy_(answer)
+        self._flush()
+        for group in self.param_groups:
+            plan = Plan(self.rule_of(group), group, self.layout, self.places, None, "eager", False)
+            for p, answer in plan.answers(group, self._state):
+                self._answer[p] = p.detach().clone()
+                local(p).copy_(answer)
 
     @torch.no_grad()
     def train(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.core.derivatives import noise
+from thalweg.core.noise import signs
 from thalweg.core.refreshed import Kept, refreshed
 from thalweg.core.rule import Start, clock, exp, maximum, minimum, rule, zeros
 
@@ -60,7 +60,7 @@ def psgd_kron(
     gradient = gradient.flatten(1) if g.ndim > 1 else gradient.reshape(-1, 1)
     left, right = refreshed(
         fits(t) > fits(t - 1),
-        lambda: balanced(*_fitted(left, right, gradient, noise(gradient, t, seed), precondition_lr)),
+        lambda: balanced(*_fitted(left, right, gradient, signs(gradient, t, seed), precondition_lr)),
         (left, right),
     )
     white = _squared(right, _squared(left, gradient).mT).mT

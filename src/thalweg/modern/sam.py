@@ -1,7 +1,10 @@
 """Sharpness-aware minimisation (after section 8.5)."""
 
+from dataclasses import replace
+
 import torch
 
+from thalweg.basic.momentum import momentum
 from thalweg.core.derivatives import gradient
 from thalweg.core.rule import combinator
 
@@ -22,3 +25,10 @@ def sharpness_aware(inner, f, theta, g, *, rho=0.05):
     norm = torch.linalg.vector_norm(g)
     ascent = rho * g / torch.where(norm > 0, norm, 1.0)
     return inner(g=gradient(f, theta + ascent))
+
+
+sam = replace(
+    sharpness_aware(momentum),
+    name="sam",
+    doc="SAM on momentum (Foret et al. 2021): velocity gathers gradients from where f is worst within rho of theta.",
+)

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from thalweg.core.derivatives import hessian_vector, noise
+from thalweg.core.derivatives import hessian_vector
+from thalweg.core.noise import signs
 from thalweg.core.refreshed import refreshed
 from thalweg.core.rule import clock, maximum, minimum, rule, zeros
 
@@ -31,7 +32,7 @@ def sophia(
     """
     m = beta1 * m + (1 - beta1) * g
     (h,) = refreshed(
-        t % every == 0, lambda: (beta2 * h + (1 - beta2) * hutchinson(f, theta, noise(theta, t, seed)),), (h,)
+        t % every == 0, lambda: (beta2 * h + (1 - beta2) * hutchinson(f, theta, signs(theta, t, seed)),), (h,)
     )
     step = m / maximum(gamma * h, eps)
     return -lr * minimum(maximum(step, -1.0), 1.0), m, h, t + 1
