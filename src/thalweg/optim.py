@@ -275,6 +275,11 @@ class SparseAdam(_Torchs, torch.optim.SparseAdam):
         """Nothing but rows."""
         return "only"
 
+    def _flush(self) -> None:
+        super()._flush()
+        for state in self._state.values():
+            state["step"] = int(state["step"])  # torch keeps a tensor everywhere else
+
 
 class Adafactor(_Torchs, torch.optim.Adafactor):
     """Adafactor (Shazeer and Stern 2018)."""
@@ -323,6 +328,15 @@ class _Ours(Optimizer):
 
     def __init__(self, params: Any, lr: Any = None, **settings: Any) -> None:
         super().__init__(params, self._declared, **({} if lr is None else {"lr": lr}), **settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        del state["_rule"]  # the class has it, and a rule cannot be pickled
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._rule = self._declared
+        super().__setstate__(state)
 
 
 class Lion(_Ours, rule=lion):

@@ -61,7 +61,8 @@ class Rule:
 
     `step` is the one way to run it; `advance`, where an execution has given one, adds the step to theta at once.
     `per` says what it looks at together: each "element" alone, a "tensor" in its own shape, or all of theta as one
-    "vector". `answers`, of theta, the memory and the knobs, gives the parameters to evaluate where they are not theta.
+    "vector"; `batched` that a rule per tensor may be run on several of one shape at once. `answers`, of theta, the
+    memory and the knobs, gives the parameters to evaluate where they are not theta.
     `source` is the function that was declared: the rule's, or the combinator's for a rule that a combinator made.
     `wraps` is then that combinator and the rule inside; whoever runs rules another way (compiled, say) rebuilds the
     outer one around the inner.
@@ -78,6 +79,7 @@ class Rule:
     knobs: dict[str, float]
     doc: str = ""
     per: str = "element"
+    batched: bool = True
     answers: Callable[[Tensor, Memory, Mapping[str, Any]], Tensor] | None = field(default=None, repr=False)
     wraps: tuple[Callable[[Rule], Rule], Rule] | None = None
     source: Callable[..., Any] | None = field(default=None, repr=False)
@@ -122,10 +124,18 @@ Answers = Callable[[Tensor, Memory, Mapping[str, Any]], Tensor]
 @overload
 def rule(fn: Callable[..., Any]) -> Rule: ...
 @overload
-def rule(*, per: str = "element", answers: Answers | None = None) -> Callable[[Callable[..., Any]], Rule]: ...
+def rule(
+    *, per: str = "element", batched: bool = True, answers: Answers | None = None
+) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
-def rule(fn: Callable[..., Any] | None = None, *, per: str = "element", answers: Answers | None = None) -> Any:
+def rule(
+    fn: Callable[..., Any] | None = None,
+    *,
+    per: str = "element",
+    batched: bool = True,
+    answers: Answers | None = None,
+) -> Any:
     """Makes a Rule of a pure function; its signature is read as said above.
 
     >>> @rule
@@ -135,9 +145,9 @@ def rule(fn: Callable[..., Any] | None = None, *, per: str = "element", answers:
     (tensor([-0.5000, -0.5000]), {})
     """
     if fn is None:
-        return lambda declared: rule(declared, per=per, answers=answers)  # type: ignore[call-overload]
+        return lambda declared: rule(declared, per=per, batched=batched, answers=answers)  # type: ignore[call-overload]
     sees, remembers, knobs = _declared(fn, list(inspect.signature(fn).parameters.values()))
-    return Rule(fn.__name__, fn, sees, remembers, knobs, inspect.getdoc(fn) or "", per, answers, source=fn)
+    return Rule(fn.__name__, fn, sees, remembers, knobs, inspect.getdoc(fn) or "", per, batched, answers, source=fn)
 
 
 @overload
@@ -211,6 +221,7 @@ def combinator(fn: Callable[..., Any] | None = None, *, per: str = "element", an
             knobs={**inside.knobs, **own_knobs, **defaults},
             doc=inspect.getdoc(fn) or "",
             per=max(per, inside.per, key=PER.index),
+            batched=inside.batched,
             answers=answers or inside.answers,
             wraps=(lambda other: combine(other, **defaults), inside),
             source=fn,

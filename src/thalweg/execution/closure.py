@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.core.errors import AlgorithmError
-from thalweg.execution.memory import flat, shaped, split
+from thalweg.execution.memory import split
 
 
 class Objective:
@@ -42,7 +42,7 @@ class Objective:
         try:
             with torch.no_grad():
                 for p, piece in zip(self.params, split(theta, self.params), strict=True):
-                    p.copy_(shaped(piece, p))
+                    p.copy_(piece.view(p.shape))
                     p.grad = None
             with torch.enable_grad():
                 loss = self.closure()
@@ -51,7 +51,7 @@ class Objective:
                     along = (torch.cat([g.reshape(-1) for g in found]) * u).sum()
                     products = torch.autograd.grad(along, self.params, allow_unused=True, materialize_grads=True)
                     found = list(products)
-            return loss.detach(), torch.cat([flat(g) for g in found])
+            return loss.detach(), torch.cat([g.reshape(-1) for g in found])
         finally:
             with torch.no_grad():
                 for p, value, grad in zip(self.params, before, grads, strict=True):

@@ -22,7 +22,7 @@ from thalweg.core.rule import Memory, Rule
 from thalweg.execution import eager, sparse
 from thalweg.execution.fused import FUSED
 from thalweg.execution.kernels import DTYPES
-from thalweg.execution.memory import flat, is_dense, shaped, split
+from thalweg.execution.memory import is_dense, split
 from thalweg.execution.native import numba_is_there
 from thalweg.execution.state import Layout, as_state
 from thalweg.execution.tables import Table
@@ -64,7 +64,7 @@ class Cohort:
             raise AlgorithmError(
                 f"{rule.name} looks at all parameters at once, and they are {kinds}: make them one kind"
             )
-        self.dtypes = [p.dtype for p in params]
+        self.forms = [(p.dtype, p.shape, p.stride()) for p in params]
         self.memory = self._memory()
         self.table: Table | None = None
         self._run, self.how = self._chosen(execution)
@@ -79,7 +79,7 @@ class Cohort:
         if self.rule.per == "vector":
             grads = [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)]
         fits = all(g is not None and g.layout == self.grad_layout for g in grads)
-        return grads if fits and [p.dtype for p in self.params] == self.dtypes else None
+        return grads if fits and [(p.dtype, p.shape, p.stride()) for p in self.params] == self.forms else None
 
     def advance(self, grads: Sequence[Tensor], knobs: Mapping[str, Any], f: Any = None) -> None:
         """One step of all the parameters; `f` is for a rule that sees it."""
@@ -133,8 +133,8 @@ class Cohort:
         if self.rule.per == "vector":
             rule = lifted(self.rule, [p.shape for p in params])
             held, _ = eager.together(self.memory, params)
-            whole = rule.answer(torch.cat([flat(p) for p in params]), {**held, **self.scalars}, knobs)
-            found = [shaped(piece, p) for p, piece in zip(params, split(whole, params), strict=True)]
+            whole = rule.answer(torch.cat([p.reshape(-1) for p in params]), {**held, **self.scalars}, knobs)
+            found = [piece.view(p.shape) for p, piece in zip(params, split(whole, params), strict=True)]
         else:
             found = []
             for k, p in enumerate(params):

@@ -8,7 +8,8 @@ rounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
-from thalweg.execution.memory import flat, split
+from thalweg.execution.memory import flat, is_dense, split
 
 BLOCK = 2**17  # elements: a dozen vectors of them fit into a core's cache
+WORTH = 4  # tensors of one form: fewer are stepped faster one by one
+STACKED = 2**14  # elements: for tensors up to this size the operations cost more than the arithmetic
 _HALF = (torch.float16, torch.bfloat16)
 
 Tensors = Sequence[Tensor]
@@ -67,10 +70,15 @@ def _elements(
         held = {name: _gathered(values, block) for name, values in flat_m.items()}
         written = {name: _parts(values, block) for name, values in flat_m.items()}
         new = _step(rule, seen, held, scalars, knobs, _parts(thetas, block), written)
+    _put_back(params, thetas)
+    return new
+
+
+def _put_back(params: Tensors, thetas: Tensors) -> None:
+    """Writes what was a copy: of parameters with gaps, which have no flat view."""
     for p, theta in zip(params, thetas, strict=True):
         if theta.data_ptr() != p.data_ptr():
-            p.copy_(theta.view(p.shape))  # a parameter with gaps, which has no flat view
-    return new
+            p.copy_(theta.view(p.shape))
 
 
 def _tensors(
@@ -83,11 +91,59 @@ def _tensors(
     f: Any,
 ) -> Memory:
     new = scalars
-    for k, (p, g) in enumerate(zip(params, grads, strict=True)):
+    for alike in _alike(rule, params, grads, memory):
+        if len(alike) > 1:
+            new = _stacked(rule, alike, params, grads, memory, scalars, knobs, f)
+            continue
+        k = alike[0]
         held = {name: values[k] for name, values in memory.items()}
         written = {name: [value] for name, value in held.items()}
-        new = _step(rule, {"g": g, "theta": p, "f": f}, held, scalars, knobs, [p], written)
+        new = _step(rule, {"g": grads[k], "theta": params[k], "f": f}, held, scalars, knobs, [params[k]], written)
     return new
+
+
+def _alike(rule: Rule, params: Tensors, grads: Tensors, memory: Mapping[str, Any]) -> Iterable[list[int]]:
+    """The parameters, several small ones of one form together: in a batch they cost as many operations as one."""
+    sets: dict[Any, list[int]] = {}
+    for k, (p, g) in enumerate(zip(params, grads, strict=True)):
+        batched = rule.batched and p.numel() <= STACKED
+        form = (p.shape, g.dtype, *(values[k] is None for values in memory.values())) if batched else k
+        sets.setdefault(form, []).append(k)
+    return itertools.chain.from_iterable(
+        [alike] if len(alike) >= WORTH else [[k] for k in alike] for alike in sets.values()
+    )
+
+
+def _stacked(
+    rule: Rule,
+    alike: list[int],
+    params: Tensors,
+    grads: Tensors,
+    memory: Mapping[str, Any],
+    scalars: Memory,
+    knobs: Mapping[str, Any],
+    f: Any,
+) -> Memory:
+    """One step of several parameters of a shape, stacked: the rule is mapped over the stack."""
+    dtype = computed_in(params[0].dtype)
+    mine = [params[k] for k in alike]
+    theta, g = (torch.stack(tensors).to(dtype) for tensors in (mine, [grads[k] for k in alike]))
+    held = {n: torch.stack([values[k] for k in alike]) for n, values in memory.items() if values[alike[0]] is not None}
+    numbers: Memory = {}
+
+    def step(theta: Tensor, g: Tensor, held: Memory) -> tuple[Tensor, Memory]:
+        delta, new = rule.step({"g": g, "theta": theta, "f": f}, {**dict.fromkeys(memory), **held, **scalars}, knobs)
+        numbers.update({name: new[name] for name in scalars})
+        return delta, {name: new[name] for name in held}
+
+    delta, new = torch.vmap(step)(theta, g, held)
+    if dtype == mine[0].dtype:
+        torch._foreach_add_(mine, list(delta.unbind()))
+    else:
+        torch._foreach_copy_(mine, list((theta + delta).unbind()))
+    for name, value in new.items():
+        torch._foreach_copy_([memory[name][k] for k in alike], list(value.unbind()))
+    return numbers
 
 
 def _vector(
@@ -99,13 +155,15 @@ def _vector(
     knobs: Mapping[str, Any],
     f: Any,
 ) -> Memory:
-    thetas = [flat(p) for p in params]
+    thetas = [p.reshape(-1) for p in params]  # in the order of its shape, in which a rule per tensor inside sees it
     all_of_it = [(k, 0, p.numel()) for k, p in enumerate(params)]
-    seen = {"g": _gathered([_flat_like(g, p) for g, p in zip(grads, params, strict=True)], all_of_it), "f": f}
+    seen = {"g": _gathered([g.reshape(-1) for g in grads], all_of_it), "f": f}
     seen["theta"] = _gathered(thetas, all_of_it)
     held, written = together(memory, params)
     rule = lifted(rule, [p.shape for p in params])
-    return _step(rule, seen, held, scalars, knobs, _parts(thetas, all_of_it), written)
+    new = _step(rule, seen, held, scalars, knobs, _parts(thetas, all_of_it), written)
+    _put_back(params, thetas)
+    return new
 
 
 def together(memory: Mapping[str, Any], params: Tensors) -> tuple[Memory, dict[str, list[Tensor]]]:
@@ -197,4 +255,6 @@ def _gathered(tensors: Tensors, block: list[Piece]) -> Tensor:
 
 def _flat_like(g: Tensor, p: Tensor) -> Tensor:
     """A gradient as a vector in the order of its parameter's."""
+    if not is_dense(p):
+        return g.reshape(-1)
     return flat(g if g.stride() == p.stride() else torch.empty_like(p, dtype=g.dtype).copy_(g))

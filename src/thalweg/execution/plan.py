@@ -146,11 +146,7 @@ class Plan:
         """One step."""
         knobs = self.knobs(group)
         for cohort, grads in zip(self.cohorts, self.grads, strict=True):
-            f = None
-            if "f" in self.rule.sees:
-                if closure is None:
-                    raise AlgorithmError(f"{self.rule.name} evaluates the objective itself: call step(closure)")
-                f = Objective(closure, cohort.params)
+            f = Objective(closure, cohort.params) if "f" in self.rule.sees else None
             cohort.advance(grads, knobs, f)
 
     def advance_differentiably(self, group: Mapping[str, Any]) -> None:

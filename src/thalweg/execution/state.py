@@ -14,7 +14,7 @@ from thalweg.core.errors import StateError
 from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
 from thalweg.execution.eager import computed_in
-from thalweg.execution.memory import flat, shaped, split
+from thalweg.execution.memory import is_dense, split
 
 Layout = Mapping[str, str | None]  # the key of a remembered name in state[p]; None: known from the rest
 State = dict[str, Any]
@@ -27,17 +27,36 @@ def begin(rule: Rule, params: Sequence[Tensor], states: Sequence[State], layout:
         return
     for p, state in zip(params, states, strict=True):
         missing = [name for name in rule.remembers if state.get(_key(layout, name)) is None and _key(layout, name)]
-        if not missing:
-            continue
-        first = rule.start(_theta(p), **knobs)
+        first = rule.start(_theta(p), **knobs) if missing else {}
         for name in missing:
             if first[name] is not None:
                 state[_key(layout, name)] = _kept(first[name], p)
+        if rule.per == "element":
+            _align(rule, p, state, layout)
+
+
+def _align(rule: Rule, p: Tensor, state: State, layout: Layout) -> None:
+    """Lays what is remembered of each element out as the parameter is now; somebody may have given it other data."""
+    for name, start in rule.remembers.items():
+        held = state.get(_key(layout, name))
+        if start.scalar or not isinstance(held, Tensor):
+            continue
+        if held.shape != p.shape:
+            raise StateError(
+                f"the state of a parameter of shape {tuple(p.shape)} holds {_key(layout, name)} of shape "
+                f"{tuple(held.shape)}: where you give a parameter other data, give its state the same shape"
+            )
+        order = torch.preserve_format if is_dense(p) else torch.contiguous_format
+        if type(held) is Tensor and held.stride() != torch.empty_like(p, device="meta", memory_format=order).stride():
+            state[_key(layout, name)] = torch.empty_like(p, dtype=held.dtype, memory_format=order).copy_(held)
 
 
 def _begin_together(
     rule: Rule, params: Sequence[Tensor], states: Sequence[State], layout: Layout, knobs: Memory
 ) -> None:
+    for p, state in zip(params, states, strict=True):
+        laid_out = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
+        state.update({k: v.contiguous() for k, v in laid_out.items()})
     held = [key in state for state in states for name in rule.remembers if (key := _key(layout, name))]
     if held and all(held):
         for name, start in rule.remembers.items():  # numbers of the whole vector are one tensor for all
@@ -47,7 +66,7 @@ def _begin_together(
                     state[_key(layout, name)] = values[0]
         return
     rule = lifted(rule, [p.shape for p in params])
-    theta = torch.cat([flat(_theta(p)) for p in params])
+    theta = torch.cat([_theta(p).reshape(-1) for p in params])
     for name, value in rule.start(theta, **knobs).items():
         owner, _, k = name.partition(".")
         key = _key(layout, owner)
@@ -55,7 +74,7 @@ def _begin_together(
             states[int(k)][key] = value
         elif isinstance(value, Tensor) and value.shape == theta.shape and theta.dim():
             for p, state, piece in zip(params, states, split(value, params), strict=True):
-                state[key] = shaped(piece, p)
+                state[key] = piece.view(p.shape)
         else:
             for state in states:
                 state[key] = value if isinstance(value, Tensor) else as_state(value)

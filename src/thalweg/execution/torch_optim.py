@@ -18,7 +18,7 @@ from thalweg.core.rule import Rule
 from thalweg.execution.cohort import EXECUTIONS, local
 from thalweg.execution.memory import flat_gradients, rehome
 from thalweg.execution.plan import Places, Plan
-from thalweg.execution.state import Layout, by_names, check_loaded, with_saved_dtypes
+from thalweg.execution.state import Layout, State, by_names, check_loaded, with_saved_dtypes
 from thalweg.strategies.maximised import maximised
 
 Schedules = dict[str, Callable[[int], Any]]
@@ -229,11 +229,23 @@ class Optimizer(torch.optim.Optimizer):
         loss = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                loss = self._evaluated(closure)
         self._advance(closure)
         for after in (self._optimizer_step_post_hooks, torchs._global_optimizer_post_hooks):
             for notify in after.values():
                 notify(self, args, kwargs)
+        return loss
+
+    def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        """The closure's loss; a rule that sees f lets it leave backward() to the optimizer."""
+        if not any("f" in self.rule_of(group).sees for group in self.param_groups):
+            return closure()
+        params = [p for group in self.param_groups for p in group["params"]]
+        for p in params:
+            p.grad = None
+        loss = closure()
+        if all(p.grad is None for p in params):
+            loss.backward()
         return loss
 
     def _advance(self, closure: Callable[[], Any] | None) -> None:
@@ -241,6 +253,8 @@ class Optimizer(torch.optim.Optimizer):
         for k, group in enumerate(groups):
             plan = self._plans.get(k)
             rule = self.rule_of(group)
+            if closure is None and "f" in rule.sees:
+                raise AlgorithmError(f"{rule.name} evaluates the objective itself: call step(closure)")
             if plan is None or not plan.fits(group, rule):
                 if plan is not None:
                     plan.flush()
@@ -250,26 +264,32 @@ class Optimizer(torch.optim.Optimizer):
                 )
                 plan.check(type(self).__name__)
             plans.append(plan)
-        # All was looked at before anything is changed, so that an error leaves the optimizer as it was.
-        for k, schedules in enumerate(self._schedules):
-            if schedules:
-                t = groups[k].setdefault("schedule_step", 0)
-                groups[k].update({name: schedule(t) for name, schedule in schedules.items()})
-                groups[k]["schedule_step"] = t + 1
+        new: dict[int, dict[Tensor, State]] = {}
         for k, (plan, group) in enumerate(zip(plans, groups, strict=True)):
             if k not in self._plans:
-                states = {p: self._state.get(p, {}) for p in plan.params}
+                new[k] = {p: self._state.get(p, {}) for p in plan.params}
                 with torch.no_grad():
-                    plan.form(states, plan.knobs(group))
-                self._state.update({p: state for p, state in states.items() if state})
+                    plan.form(new[k], plan.knobs({**group, **self._due(k)}))
                 fits = plan.fits(group, plan.rule)
                 assert fits, "a plan fits what it was made for"
-                self._plans[k] = plan
+        # All was looked at before anything is changed, so that an error leaves the optimizer as it was.
+        for k, states in new.items():
+            self._state.update({p: state for p, state in states.items() if state})
+            self._plans[k] = plans[k]
+        for k, schedules in enumerate(self._schedules):
+            if schedules:
+                groups[k].update(self._due(k), schedule_step=groups[k].get("schedule_step", 0) + 1)
+        for plan, group in zip(plans, groups, strict=True):
             if group.get("differentiable"):
                 with torch.enable_grad():
                     plan.advance_differentiably(group)
             else:
                 plan.advance(group, closure)
+
+    def _due(self, k: int) -> dict[str, Any]:
+        """What the schedules of a group say of its next step."""
+        t = self.param_groups[k].get("schedule_step", 0)
+        return {name: schedule(t) for name, schedule in self._schedules[k].items()}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; of flattened parameters the gradients stay, in one vector, and become zero."""

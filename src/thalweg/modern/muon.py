@@ -12,7 +12,7 @@ from thalweg.core.rule import combinator, maximum, rule, zeros
 DTYPE = torch.bfloat16
 
 
-@rule(per="tensor")
+@rule(per="tensor", batched=False)  # bfloat16 rounds otherwise in a batch: torch's trajectory would be lost
 def muon(g, buffer=zeros, *, lr=1e-3, momentum=0.95, eps=1e-7, a=3.4445, b=-4.775, c=2.0315, steps=5):
     """Muon (Jordan 2024): a step along Nesterov's momentum with its singular values made about equal, 0.7 to 1.2.
 
@@ -33,7 +33,7 @@ def muon(g, buffer=zeros, *, lr=1e-3, momentum=0.95, eps=1e-7, a=3.4445, b=-4.77
     return -lr * original(g.shape) * update, buffer
 
 
-@rule(per="tensor")
+@rule(per="tensor", batched=False)  # bfloat16 rounds otherwise in a batch: torch's trajectory would be lost
 def muon_heavy_ball(g, buffer=zeros, *, lr=1e-3, momentum=0.95, eps=1e-7, a=3.4445, b=-4.775, c=2.0315, steps=5):
     """Muon with heavy-ball momentum (Jordan 2024): the step is the orthogonalised momentum itself, no gradient added.
 

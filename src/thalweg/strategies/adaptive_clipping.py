@@ -10,7 +10,7 @@ def clipped_adaptively(inner, g, theta, *, clip_ratio=0.01, clip_eps=1e-3):
     """Adaptive gradient clipping (Brock et al. 2021): a unit's gradient is at most a part of its weights.
 
     That part is clip_ratio, of norms. A unit is a row of a matrix, or the kernel of an output channel; a vector is one.
-    Weights near zero count as clip_eps.
+    Its weights count as clip_eps at least. The paper leaves the last layer as it is.
 
     >>> from thalweg import sgd
     >>> seen = {"g": torch.tensor([[3.0, 4.0], [0.0, 0.1]]), "theta": torch.tensor([[0.0, 10.0], [0.0, 100.0]])}
@@ -19,10 +19,11 @@ def clipped_adaptively(inner, g, theta, *, clip_ratio=0.01, clip_eps=1e-3):
             [-0.0000, -0.1000]])
     """
     longest = clip_ratio * maximum(_unit_norms(theta), clip_eps)
-    return inner(g=g * minimum(longest / maximum(_unit_norms(g), 1e-6), 1.0))
+    return inner(g=g * minimum(longest / _unit_norms(g), 1.0).to(g.dtype))
 
 
 def _unit_norms(x: torch.Tensor) -> torch.Tensor:
     over = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-    norms: torch.Tensor = torch.linalg.vector_norm(x, dim=over, keepdim=x.ndim > 1)
+    # In double precision, because squares of a finite float32 gradient overflow.
+    norms: torch.Tensor = torch.linalg.vector_norm(x, dim=over, keepdim=x.ndim > 1, dtype=torch.float64)
     return norms

@@ -1,6 +1,6 @@
 """Cautious steps (after section 8.5)."""
 
-from thalweg.core.rule import combinator, maximum
+from thalweg.core.rule import combinator, maximum, sign
 
 
 @combinator(per="tensor")
@@ -17,5 +17,5 @@ def cautious(inner, g):
     tensor([-4.,  0.])
     """
     delta = inner()
-    agrees = (delta * g < 0).to(delta.dtype)
-    return delta * agrees / maximum(agrees.mean(), 1e-3)
+    downhill = (sign(delta) * sign(g) < 0).to(delta.dtype)  # the product of the numbers themselves may underflow
+    return delta * downhill / maximum(downhill.mean(), 1e-3)

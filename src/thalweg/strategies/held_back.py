@@ -19,15 +19,15 @@ def guarded(rule: Rule) -> Rule:
     """Skips a step whose gradient holds NaN or infinity; `skipped` counts them, so that none is skipped in silence.
 
     theta and all that the rule remembers stay as they were. It looks at the whole vector, so numbers that are
-    remembered (the clock) become tensors of one. Mixed precision with a loss scale has such steps now and then; a run
-    in which `skipped` grows at every step has diverged.
+    remembered (the clock) become tensors of one, in float64, as precise as Python's. Mixed precision with a loss scale
+    has such steps now and then; a run in which `skipped` grows at every step has diverged.
 
     >>> from thalweg import adam
     >>> careful = guarded(adam)
     >>> g = torch.tensor([1.0, float("nan")])
     >>> delta, memory = careful.step({"g": g}, careful.start(torch.zeros(2)), careful.knobs)
     >>> delta, memory["skipped"], memory["m"], memory["t"]
-    (tensor([0., 0.]), tensor(1), tensor([0., 0.]), tensor(0))
+    (tensor([0., 0.]), tensor(1), tensor([0., 0.]), tensor(0., dtype=torch.float64))
     """
 
     def decide(g: Tensor, own: Memory, knobs: Mapping[str, Any]) -> Decision:
@@ -37,29 +37,32 @@ def guarded(rule: Rule) -> Rule:
     return replace(_held_back(guarded, rule, {"skipped": clock}, {}, decide), per="vector")
 
 
-def accumulated(rule: Rule, every: int = 4) -> Rule:
-    """Gradient accumulation: a step of the mean of `every` gradients, and none in between (section 8.1.3).
+def accumulated(rule: Rule, accumulate_every: int = 4) -> Rule:
+    """Gradient accumulation: a step of the mean of accumulate_every gradients, none in between (section 8.1.3).
 
-    `total` is the sum so far, of n gradients. It is the rule on batches `every` times as large, where the loss is a
-    mean and all batches are of one size; a schedule of the rule's knobs sees every gradient as a step.
+    `total` is the sum of the gradients `gathered` so far. It is the rule on batches that many times as large, where the
+    loss is a mean and all batches are of one size. A schedule of the rule's knobs sees every gradient as a step, and
+    what is wrapped around it (weight decay, say) acts at every gradient: wrap that inside.
 
     >>> from thalweg import sgd
-    >>> slow = accumulated(sgd, every=2)
+    >>> slow = accumulated(sgd, accumulate_every=2)
     >>> memory = slow.start(torch.zeros(1))
     >>> for g in (1.0, 3.0):
-    ...     delta, memory = slow.step({"g": torch.tensor([g])}, memory, {"lr": 1.0, "every": 2})
+    ...     delta, memory = slow.step({"g": torch.tensor([g])}, memory, {"lr": 1.0, "accumulate_every": 2})
     ...     print(delta)
     tensor([0.])
     tensor([-2.])
     """
 
     def decide(g: Tensor, own: Memory, knobs: Mapping[str, Any]) -> Decision:
-        total, n = own["total"] + g, own["n"] + 1
-        full = n >= knobs["every"]
-        kept = {"total": where(full, torch.zeros_like(total), total), "n": where(full, 0, n)}
-        return full, total / knobs["every"], kept
+        total, gathered, every = own["total"] + g, own["gathered"] + 1, knobs["accumulate_every"]
+        full = gathered >= every
+        kept = {"total": where(full, torch.zeros_like(total), total), "gathered": where(full, 0, gathered)}
+        return full, total / every, kept
 
-    return _held_back(accumulated, rule, {"total": zeros, "n": clock}, {"every": every}, decide)
+    return _held_back(
+        accumulated, rule, {"total": zeros, "gathered": clock}, {"accumulate_every": accumulate_every}, decide
+    )
 
 
 def _held_back(
@@ -83,7 +86,8 @@ def _held_back(
         go, seen["g"], mine = decide(seen["g"], {name: memory[name] for name in own}, given)
         before = {name: memory[name] for name in inside.remembers}
         delta, after = inside.step(seen, before, {n: v for n, v in given.items() if n in inside.knobs})
-        kept = [None if old is None else where(go, after[name], old) for name, old in before.items()]
+        delta = delta.to(seen["g"].dtype)  # where a clock in float64 has widened the step of a tensor of one
+        kept = [_chosen(go, after[name], old) for name, old in before.items()]
         return where(go, delta, torch.zeros_like(delta)), *mine.values(), *kept
 
     return Rule(
@@ -97,3 +101,14 @@ def _held_back(
         answers=inside.answers,
         wraps=(made_by, inside),
     )
+
+
+def _chosen(go: Any, new: Any, old: Any) -> Any:
+    """What is remembered: `new` where the inner rule steps, else `old`."""
+    if not isinstance(go, Tensor):
+        return new if go else old
+    if old is None:  # a rule for matrices may remember less of a bias
+        return None
+    if not isinstance(old, Tensor):  # of a number torch.where makes float32, in which 1 - 0.999 is 5e-5 off
+        old = torch.tensor(old, dtype=torch.float64, device=go.device)
+    return torch.where(go, torch.as_tensor(new, dtype=old.dtype, device=go.device), old)

@@ -5,7 +5,11 @@ of less than half a unit in the last place of theta is then no step at all: bflo
 as Δθ is under 1/512 of it. Both combinators give a Δθ that the rounding leaves as it is.
 """
 
+import math
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from thalweg.core.noise import uniform
 from thalweg.core.rule import Rule, clock, combinator, zeros
@@ -14,8 +18,8 @@ from thalweg.core.rule import Rule, clock, combinator, zeros
 def compensated(rule: Rule, dtype: torch.dtype = torch.bfloat16) -> Rule:
     """Kahan summation (Kahan 1965): what rounding has lost so far, c, is added to the next step.
 
-    theta + c is the trajectory in float32, but for c's own rounding. In parameters of another dtype than `dtype` it
-    changes nothing to speak of.
+    theta + c is the trajectory in float32, but for c's own rounding; for optimizers see Zamirai et al. (2020). All
+    parameters are taken to be of `dtype`; with float32 the rule is left as it is.
 
     >>> from thalweg import sgd
     >>> kept, theta = compensated(sgd), torch.ones(1)
@@ -26,6 +30,8 @@ def compensated(rule: Rule, dtype: torch.dtype = torch.bfloat16) -> Rule:
     >>> theta, theta + memory["c"]  # bfloat16 has nothing between 1 and 0.99609375
     (tensor([0.9961]), tensor([0.9960]))
     """
+    if dtype == torch.float32:
+        return rule
 
     @combinator
     def compensated(inner, theta, c=zeros):
@@ -39,8 +45,9 @@ def compensated(rule: Rule, dtype: torch.dtype = torch.bfloat16) -> Rule:
 def stochastically_rounded(rule: Rule, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Rule:
     """Stochastic rounding (Gupta et al. 2015): up or down to one of the two neighbours, on average the sum itself.
 
-    It needs no memory but a clock; the random bits are a function of the knob `rounding_seed`, the clock and the
-    position.
+    It needs no memory but a clock: the random bits are a function of the knob rounding_seed, the clock, the position in
+    the tensor and theta itself. There are 16 of them, all that float32 has beyond bfloat16: the mean is exact but for
+    subnormal float16. All parameters are taken to be of `dtype`; with float32 the rule is left as it is.
 
     >>> from thalweg import sgd
     >>> rounded, theta = stochastically_rounded(sgd), torch.ones(10_000)
@@ -48,15 +55,26 @@ def stochastically_rounded(rule: Rule, dtype: torch.dtype = torch.bfloat16, seed
     >>> sorted(set((theta + delta).tolist())), round(float(delta.mean()), 4)
     ([0.99609375, 1.0], -0.001)
     """
+    if dtype == torch.float32:
+        return rule
     info = torch.finfo(dtype)
-    bits, least = int(-torch.log2(torch.tensor(info.eps))), int(torch.log2(torch.tensor(info.smallest_normal)))
+    bits, least = int(-math.log2(info.eps)), int(math.log2(info.smallest_normal))
 
-    @combinator
+    @combinator(per="tensor")
     def stochastically_rounded(inner, theta, draws=clock, *, rounding_seed=seed):
         moved = theta + inner()
         exponent = torch.frexp(moved).exponent - 1
         unit = torch.ldexp(torch.ones_like(moved), exponent.clamp(min=least) - bits)  # between neighbours of dtype
-        rounded = torch.floor(moved / unit + uniform(moved, draws, rounding_seed)) * unit
-        return torch.where(torch.isfinite(moved), rounded, moved) - theta, draws + 1
+        below = torch.floor(moved / unit)
+        up = uniform(moved, draws, _mixed(rounding_seed, theta)) < moved / unit - below  # exact, as a sum is not
+        rounded = (below + up) * unit
+        nearest = moved.to(dtype).to(theta.dtype)  # beyond the largest number, so that no infinity comes by chance
+        return torch.where(abs(moved) <= info.max, rounded, nearest) - theta, draws + 1
 
     return stochastically_rounded(rule)
+
+
+def _mixed(seed: Any, theta: Tensor) -> Tensor:
+    """A seed for each parameter, of its bits too: or all tensors would draw the same numbers."""
+    bits: Tensor = theta.to(torch.float32).view(torch.int32).to(torch.int64)
+    return bits + 0x9E3779B1 * torch.as_tensor(seed, dtype=torch.int64, device=theta.device)
