@@ -29,7 +29,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACE = re.compile(r"(?<=<!-- table: )(?P<name>[\w -]+)( -->\n)(?P<rows>.*?)(?=<!-- end -->)", re.DOTALL)
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-COMBINATORS = (tw.clipped, tw.clipped_by_value, tw.decayed, tw.averaged, tw.averaged_exponentially)
+COMBINATORS = (
+    tw.clipped, tw.clipped_by_value, tw.clipped_adaptively, tw.guarded, tw.centralised, tw.maximised,
+    tw.penalised, tw.decayed, tw.cautious, tw.sharpness_aware, tw.lookahead, tw.accumulated,
+    tw.averaged, tw.averaged_exponentially, tw.averaged_late, tw.compensated, tw.stochastically_rounded,
+)  # fmt: skip
 TIMES = (0, 10, 250, 500, 750, 999)  # steps at which schedules are shown
 
 
@@ -186,7 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers": numbers,
     "schema": schema,
     **{f"thalweg {name}": partial(options, name) for name in COMMANDS},
-    **{f"results of {name}": partial(results, name) for name in ("step", "trials", "quality")},
+    **{f"results of {name}": partial(results, name) for name in ("step", "optim_step", "trials", "quality")},
 }
 
 

@@ -1,6 +1,7 @@
 import doctest
 
 import pytest
+import torch
 
 from thalweg.algorithms import ALGORITHMS, RACED, algorithm
 from thalweg.core.errors import AlgorithmError
@@ -34,6 +35,19 @@ def test_the_catalogue_has_the_chapters_algorithms_in_its_order_each_followed_by
         "adopt",
         "schedule_free_sgd",
         "schedule_free_adamw",
+        "adafactor",
+        "lars",
+        "lamb",
+        "muon",
+        "muon_adamw",
+        "shampoo",
+        "soap",
+        "psgd_kron",
+        "dog",
+        "dadapt_adam",
+        "prodigy",
+        "sophia",
+        "sam",
     ]
 
 
@@ -57,6 +71,6 @@ def test_an_unknown_algorithm_is_refused_with_the_closest_and_all_there_are():
 def test_the_example_in_its_docstring_runs(name):
     """doctest sees functions and classes; a rule is a value."""
     rule = ALGORITHMS[name].rule
-    example = doctest.DocTestParser().get_doctest(rule.doc, {name: rule}, name, None, 0)
+    example = doctest.DocTestParser().get_doctest(rule.doc, {name: rule, "torch": torch}, name, None, 0)
     assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
     assert example.examples or rule.wraps is not None  # a rule that a combinator made shows its example there

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from thalweg.algorithms import ALGORITHMS
 from thalweg.comparison.result import Study
 from thalweg.comparison.study import Record, digest
 from thalweg.contest import compare
 from thalweg.core.errors import AlgorithmError, BudgetError, ProblemError, StorageError
+from thalweg.training.builtin import digits
 from thalweg.training.problem import Problem
 from thalweg.training.recipe import Recipe
 
@@ -83,6 +85,14 @@ def test_the_folder_holds_report_recipe_model_and_record(study):
     assert {"report.html", "recipe.toml", "model.safetensors", "study.db"} <= names
     assert Recipe.load(study.folder / "recipe.toml") == study.recipe
     assert study.verdict.recommended in (study.folder / "report.html").read_text()
+
+
+def test_rules_for_tensors_or_the_vector_are_raced_like_any_other(tmp_path):
+    names = [name for name, entry in ALGORITHMS.items() if entry.rule.per != "element"]
+    raced = compare(replace(digits(), epochs=1), trials=2, algorithms=names, out=tmp_path / "a", workers=1)
+    confirmed = {name: [t.outcome for t in raced.of("confirmation") if t.algorithm == name] for name in names}
+    assert confirmed == dict.fromkeys(names, ["finished"] * 3)
+    assert raced.recipe.algorithm in names
 
 
 def bowl(steepness):

@@ -34,9 +34,10 @@ from thalweg.basic.nesterov import nesterov
 from thalweg.basic.sgd import sgd
 from thalweg.core.errors import KnobError
 from thalweg.core.rule import Rule, clock, combinator
+from thalweg.execution.eager import computed_in
 from thalweg.execution.plan import Places
 from thalweg.execution.state import Layout
-from thalweg.execution.torch_optim import PLACES, Optimizer, split_schedules
+from thalweg.execution.torch_optim import PLACES, Optimizer, Schedules, split_schedules
 from thalweg.modern.adabelief import adabelief
 from thalweg.modern.adafactor import adafactor
 from thalweg.modern.adam_atan2 import adam_atan2
@@ -224,6 +225,11 @@ class Adagrad(_Torchs, torch.optim.Adagrad):
     def base(self, group: Group) -> Rule:
         """AdaGrad."""
         return adagrad
+
+    def _finish(self, schedules: Schedules) -> None:
+        super()._finish(schedules)
+        for p, state in self._state.items():  # torch has begun them, in half precision where p has it
+            state["sum"] = state["sum"].to(computed_in(p.dtype))
 
     def sparse_of(self, group: Group) -> str | None:
         """Rows alone: a zero gradient changes nothing, unless weight decay does."""

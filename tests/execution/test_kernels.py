@@ -1,5 +1,6 @@
 import logging
 import math
+import multiprocessing
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from thalweg.algorithms import ALGORITHMS
 from thalweg.basic.nesterov import nesterov
 from thalweg.basic.sgd import sgd
 from thalweg.core.errors import AlgorithmError
+from thalweg.core.lifted import lifted
 from thalweg.core.rule import (
     Rule,
     clock,
@@ -32,6 +34,7 @@ from thalweg.core.rule import (
     where,
     zeros,
 )
+from thalweg.execution import native
 from thalweg.execution.generate import kernel_source
 from thalweg.execution.kernels import KERNEL, compiled, executable
 from thalweg.strategies.averaging import averaged, averaged_exponentially
@@ -171,7 +174,7 @@ def idle(inner, g):
     return -g
 
 
-CATALOGUE = [entry.rule for entry in ALGORITHMS.values()]
+CATALOGUE = [entry.rule for entry in ALGORITHMS.values() if entry.rule.per == "element"]
 MADE_UP = [every_word, reassigned, shifting, swapped, colliding]
 INLINED = [
     averaged_exponentially(decayed(clipped_by_value(nesterov)), ema_decay=0.5),
@@ -434,11 +437,23 @@ def test_a_rule_without_a_source_file_stays_itself() -> None:
     )
 
 
+@pytest.mark.parametrize("form", CATALOGUE, ids=lambda form: form.name)
+def test_every_elementwise_rule_of_the_catalogue_is_one_kernel(form: Rule) -> None:
+    assert form.per == "element" and "f" not in form.sees
+    for dtype in DTYPES:
+        assert executable(form, torch.zeros(4, dtype=dtype)).how == KERNEL
+
+
+def test_a_rule_for_tensors_or_the_vector_has_no_kernel_unless_it_is_around_an_elementwise_one() -> None:
+    others = [entry.rule for entry in ALGORITHMS.values() if entry.rule.per != "element"]
+    chosen = {form.name: executable(lifted(form, [(2, 2)]), torch.zeros(4)).how for form in others}
+    assert [name for name, how in chosen.items() if not how.startswith(f"eager: {name} ")] == ["sam"]
+    assert chosen["sam"] == KERNEL
+
+
 def test_a_kernel_is_chosen_for_vectors_on_the_cpu_only() -> None:
     assert executable(adam, torch.zeros(4)).how == KERNEL
     assert executable(clipped(adam), torch.zeros(4, dtype=torch.float64)).how == KERNEL
-    for form in CATALOGUE:
-        assert executable(form, torch.zeros(4)).how == KERNEL
     for like in (torch.zeros(2, 4), torch.zeros(8)[::2], torch.zeros(4, device="meta"), torch.zeros(4).bfloat16()):
         chosen = executable(adam, like)
         assert chosen.rule is adam
@@ -464,7 +479,59 @@ def test_a_folder_that_cannot_be_written_costs_time_only(
     with caplog.at_level(logging.WARNING):
         delta, _ = compiled(nowhere_else, torch.zeros(2)).step({"g": torch.ones(2)}, {}, {"lr": 1.0})
     torch.testing.assert_close(delta, torch.full((2,), -3.0))
-    assert "kernels are compiled anew in each process: cannot write to" in caplog.text
+    (record,) = [record for record in caplog.records if "cannot write to" in record.message]
+    assert record.message.startswith("kernels are compiled anew in each process: ")
+    assert record.name == "thalweg.execution.native"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda content: content[:-9] + bytes([content[-9] ^ 16]) + content[-8:],
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"[1, 2]\n" + content,
+    ],
+    ids=["a bit turned", "cut off", "empty", "another head"],
+)
+def test_a_damaged_kernel_is_compiled_anew_which_is_said(
+    harm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def once_more() -> tuple[Tensor, str]:
+        """The step of a process that has no kernel yet, and what was said."""
+        native._function.cache_clear()
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            return compiled(sgd, torch.zeros(2)).step({"g": torch.ones(2)}, {}, {"lr": 3.0})[0].clone(), caplog.text
+
+    once_more()
+    (file,) = native.folder().glob("*.kernel")
+    file.write_bytes(harm(file.read_bytes()))
+    delta, said = once_more()
+    torch.testing.assert_close(delta, torch.full((2,), -3.0))
+    assert f"{file} is damaged: its kernel is compiled anew" in said
+    assert once_more()[1] == ""
+
+
+def test_processes_that_write_one_kernel_at_once_never_leave_half_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "kernels" / "one.kernel"
+    codes = [native.Code(f"kernel{k}", bytes([k]) * 100_000) for k in range(2)]
+
+    def write(code: native.Code) -> None:
+        for _ in range(200):
+            native._write(file, code)
+
+    writers = [multiprocessing.get_context("fork").Process(target=write, args=(code,)) for code in codes]
+    for writer in writers:
+        writer.start()
+    seen = []
+    while any(writer.is_alive() for writer in writers):
+        seen += [native._read(file)] if file.exists() else []
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert seen and all(code in codes for code in seen)
+    assert list(file.parent.iterdir()) == [file]
 
 
 PROGRAM = """
@@ -483,17 +550,18 @@ def up(g, *, lr=1.0):
 for name in sys.argv[1:]:
     delta, _ = compiled(globals()[name], torch.zeros(1)).step({"g": torch.ones(1)}, {}, {})
     print(name, delta.item())
+print("with" if "numba" in sys.modules else "without", "Numba")
 """
 
 
-def test_other_processes_load_kernels_and_each_its_own(tmp_path: Path) -> None:
+def test_other_processes_load_kernels_and_each_its_own_without_importing_numba(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    assert run_program(tmp_path, "down") == "down -1.0\n"
-    assert run_program(tmp_path, "up") == "up 1.0\n"
+    assert run_program(tmp_path, "down") == "down -1.0\nwith Numba\n"
+    assert run_program(tmp_path, "up") == "up 1.0\nwith Numba\n"
     files = snapshot(tmp_path / "cache")
-    assert len([file for file in files if file.endswith(".nbc")]) == 2  # Numba's machine code
-    assert run_program(tmp_path, "down", "up") == "down -1.0\nup 1.0\n"
-    assert snapshot(tmp_path / "cache") == files  # had it compiled, Numba would have written
+    assert [Path(file).suffix for file in files] == [".kernel", ".kernel"]
+    assert run_program(tmp_path, "down", "up") == "down -1.0\nup 1.0\nwithout Numba\n"
+    assert snapshot(tmp_path / "cache") == files  # had it compiled, it would have written
 
 
 def run_program(folder: Path, *names: str) -> str:

@@ -3,7 +3,7 @@ import torch
 
 from thalweg.adaptive.adam import adam
 from thalweg.basic.sgd import sgd
-from thalweg.strategies.averaging import averaged, averaged_exponentially
+from thalweg.strategies.averaging import averaged, averaged_exponentially, averaged_late
 from thalweg.strategies.clipping import clipped
 
 
@@ -38,7 +38,7 @@ def test_the_exponential_average_with_bias_correction_is_adams_first_moment_of_t
     assert torch.allclose(memory["average"], moment / (1 - 0.8 ** len(points)))
 
 
-@pytest.mark.parametrize("combine", [averaged, averaged_exponentially])
+@pytest.mark.parametrize("combine", [averaged, averaged_exponentially, averaged_late])
 def test_averaging_leaves_the_trajectory_alone_and_is_the_answer(combine):
     rule = combine(clipped(adam))
     points, memory = trajectory(rule)
@@ -46,7 +46,7 @@ def test_averaging_leaves_the_trajectory_alone_and_is_the_answer(combine):
     assert rule.answer(points[-1], memory) is memory["average"]
 
 
-@pytest.mark.parametrize("combine", [averaged, averaged_exponentially])
+@pytest.mark.parametrize("combine", [averaged, averaged_exponentially, averaged_late])
 def test_after_one_step_the_average_is_theta(combine):
     points, memory = trajectory(combine(sgd), steps=1)
     assert torch.allclose(memory["average"], points[0], rtol=1e-15)
@@ -55,3 +55,24 @@ def test_after_one_step_the_average_is_theta(combine):
 def test_the_exponential_average_forgets_nothing_when_its_decay_is_one_step_from_one():
     points, memory = trajectory(averaged_exponentially(sgd), ema_decay=1 - 1e-9)
     assert torch.allclose(memory["average"], points.mean(dim=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "every"), [(0, 1), (0, 4), (5, 1), (5, 3), (1, 2), (11, 1)])
+def test_a_late_average_is_the_mean_of_every_so_manieth_point_after_its_start(start, every):
+    points, memory = trajectory(averaged_late(adam), average_from=start, average_every=every)
+    chosen = points[start + every - 1 :: every]  # points[t - 1] is theta after t steps
+    assert memory["counted"] == len(chosen)
+    assert torch.allclose(memory["average"], chosen.mean(dim=0), rtol=1e-14)
+
+
+def test_until_a_late_average_begins_the_answer_is_theta():
+    for steps in range(1, 6):
+        points, memory = trajectory(averaged_late(adam), steps, average_from=5, average_every=2)
+        assert torch.equal(memory["average"], points[-1])
+    points, memory = trajectory(averaged_late(adam), 6, average_from=5, average_every=2)
+    assert torch.equal(memory["average"], points[4]) and memory["counted"] == 0  # the last theta before its first
+
+
+def test_a_late_average_from_the_first_step_on_is_polyaks():
+    late, polyak = trajectory(averaged_late(adam))[1], trajectory(averaged(adam))[1]
+    assert torch.equal(late["average"], polyak["average"]) and late["counted"] == polyak["n"]

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import thalweg as tw
+from thalweg.algorithms import ALGORITHMS
 from thalweg.core.errors import AlgorithmError, DivergenceError, StorageError
 from thalweg.learning.risk import risk
 from thalweg.learning.stopping import joined
+from thalweg.training.builtin import digits
 from thalweg.training.fit import fit
 from thalweg.training.run import Run
 
@@ -135,7 +137,7 @@ def test_how_often_is_saved_changes_nothing(tmp_path, noisy):
     assert files(tmp_path / "often") == files(tmp_path / "seldom")
 
 
-def interrupted(problem, folder, t: int, stage: str = "train", **options) -> None:
+def interrupted(problem, folder, t: int, stage: str = "train", recipe: tw.Recipe = RECIPE, **options) -> None:
     """Ctrl-C at step t of a stage."""
 
     def press(moment) -> None:
@@ -143,7 +145,7 @@ def interrupted(problem, folder, t: int, stage: str = "train", **options) -> Non
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match=rf"stopped at step {t} of \d+, saved in .*: the same command goes on"):
-        fit(problem, RECIPE, folder, progress=press, **options)
+        fit(problem, recipe, folder, progress=press, **options)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,21 @@ def test_ctrl_c_saves_the_step_that_was_done_and_the_same_call_goes_on(tmp_path,
     assert heard[0].note == fitted.notes[0] == f"went on from the checkpoint of step {t}"
     assert (heard[1].stage, heard[1].t) == (stage, t + 1)
     fit(overfitted, RECIPE, tmp_path / "whole", **options)
+    assert files(tmp_path / "a") == files(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def eight_by_eight():
+    return digits()
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ALGORITHMS.items() if entry.rule.per != "element"])
+def test_a_rule_for_tensors_or_the_vector_goes_on_with_the_same_bits_too(tmp_path, eight_by_eight, name):
+    recipe = tw.Recipe(name, steps=14)
+    interrupted(eight_by_eight, tmp_path / "a", 5, recipe=recipe)
+    fitted = fit(eight_by_eight, recipe, tmp_path / "a")
+    assert fitted.notes[0] == "went on from the checkpoint of step 5"
+    fit(eight_by_eight, recipe, tmp_path / "whole")
     assert files(tmp_path / "a") == files(tmp_path / "whole")
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import thalweg as tw
+from thalweg.algorithms import ALGORITHMS
 from thalweg.core.errors import DivergenceError
+from thalweg.training.checkpoint import load_state, save_state
 from thalweg.training.run import Run
 
 RECIPES = {
@@ -40,6 +42,21 @@ def test_a_run_saved_and_resumed_is_the_uninterrupted_one(noisy, recipe, stop):
     (tensors, values), (their_tensors, their_values) = whole.state(), resumed.state()
     assert values == their_values
     assert same(tensors, their_tensors)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ALGORITHMS.items() if entry.rule.per != "element"])
+@pytest.mark.parametrize("around", [{}, {"clip_norm": 0.5, "ema_decay": 0.9}], ids=["alone", "averaged and clipped"])
+def test_so_is_one_of_a_rule_for_tensors_or_the_vector_through_a_file(noisy, name, around, tmp_path):
+    recipe = tw.Recipe(name, steps=14, batch_size=7, **around)
+    whole, first, resumed = (Run(noisy, recipe, seed=3, every=3) for _ in range(3))
+    finished(whole)
+    for _ in first.advance(until=5):
+        pass
+    save_state(tmp_path / "state", *first.state())
+    resumed.load(*load_state(tmp_path / "state"))
+    finished(resumed)
+    assert resumed.state()[1] == whole.state()[1]
+    assert same(resumed.state()[0], whole.state()[0])
 
 
 def test_the_seed_decides_everything(noisy):

@@ -40,7 +40,7 @@ class Start:
 
 
 zeros = Start("zeros", lambda theta, knobs: torch.zeros_like(theta))
-current = Start("current", lambda theta, knobs: theta.detach().clone())
+current = Start("current", lambda theta, knobs: theta.clone())
 clock = Start("clock", lambda theta, knobs: 0, scalar=True)
 one = Start("one", lambda theta, knobs: 1.0, scalar=True)
 

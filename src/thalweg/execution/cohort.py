@@ -59,11 +59,6 @@ class Cohort:
         self.plain = "f" not in rule.sees and all(
             type(p) in (Tensor, torch.nn.Parameter) and not p.is_complex() for p in params
         )
-        if rule.per == "vector" and len({(p.device, p.dtype) for p in params}) > 1:
-            kinds = ", ".join(sorted({f"{p.dtype} on {p.device}" for p in params}))
-            raise AlgorithmError(
-                f"{rule.name} looks at all parameters at once, and they are {kinds}: make them one kind"
-            )
         self.forms = [(p.dtype, p.shape, p.stride()) for p in params]
         self.memory = self._memory()
         self.table: Table | None = None

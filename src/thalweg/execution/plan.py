@@ -76,6 +76,9 @@ class Plan:
             )
         if self.sparse == "only" and self.dense:
             raise GradientError(f"{who} does not support dense gradients, please consider Adam instead")
+        if self.rule.per == "vector" and len({(p.device, p.dtype) for p in self.dense}) > 1:
+            kinds = ", ".join(sorted({f"{p.dtype} on {p.device}" for p in self.dense}))
+            raise AlgorithmError(f"{who} looks at all parameters at once, and they are {kinds}: make them one kind")
         for p in (*self.dense, *self.with_sparse):
             if p.is_complex() and self.rule.per != "element":
                 raise GradientError(f"{who} does not support complex parameters: it looks at a whole {self.rule.per}")
@@ -135,7 +138,7 @@ class Plan:
 
     def _number(self, knob: str, value: Any) -> Any:
         if value is None:  # torch's sign for the resolution of the parameters' dtype
-            return torch.finfo(self.params[0].dtype).eps
+            return torch.finfo(self.params[0].dtype if self.params else torch.float32).eps
         if not isinstance(value, Tensor):
             return value
         if value.numel() != 1:

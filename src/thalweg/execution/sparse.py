@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from thalweg.core.rule import Memory, Rule
+from thalweg.execution.eager import computed_in
 
 
 def advance(
@@ -26,10 +27,11 @@ def advance(
     for k, (p, sparse) in enumerate(zip(params, grads, strict=True)):
         g = sparse.coalesce()
         at = tuple(g.indices())
-        seen = {"g": g.values(), "theta": p[at]}
+        dtype = computed_in(p.dtype)
+        seen = {"g": g.values().to(dtype), "theta": p[at].to(dtype)}
         held = {name: values[k] for name, values in memory.items()}
         delta, new = rule.step(seen, {**{name: value[at] for name, value in held.items()}, **scalars}, knobs)
-        p.index_put_(at, delta, accumulate=True)
+        p.index_put_(at, (seen["theta"] + delta).to(p.dtype))
         for name, value in held.items():
             value.index_put_(at, new[name])
     return {name: new[name] for name in scalars}

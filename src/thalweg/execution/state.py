@@ -113,7 +113,6 @@ def _key(layout: Layout, name: str) -> Any:
 
 def _theta(p: Tensor) -> Tensor:
     """A parameter as a rule's start sees it: real, and in the dtype of the memory."""
-    p = p.detach()
     p = torch.view_as_real(p) if p.is_complex() else p
     return p.to(computed_in(p.dtype))
 

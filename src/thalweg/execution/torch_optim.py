@@ -169,6 +169,8 @@ class Optimizer(torch.optim.Optimizer):
         matched by name, in whatever order. Raises StateError for a state of another rule, of other shapes or names; the
         optimizer is then as it was.
         """
+        if self._answer:
+            raise AlgorithmError("the parameters hold the answer of eval(): call train() before loading a state_dict")
         self._flush()
         before = self._state, self.param_groups
         settings = [dict(group) for group in self.param_groups]
@@ -268,8 +270,9 @@ class Optimizer(torch.optim.Optimizer):
         for k, (plan, group) in enumerate(zip(plans, groups, strict=True)):
             if k not in self._plans:
                 new[k] = {p: self._state.get(p, {}) for p in plan.params}
-                with torch.no_grad():
-                    plan.form(new[k], plan.knobs({**group, **self._due(k)}))
+                graph = bool(group.get("differentiable"))
+                with torch.set_grad_enabled(graph):
+                    plan.form(new[k], plan.knobs({**group, **self._due(k)}, graph))
                 fits = plan.fits(group, plan.rule)
                 assert fits, "a plan fits what it was made for"
         # All was looked at before anything is changed, so that an error leaves the optimizer as it was.
@@ -345,7 +348,7 @@ def unfolded(given: Mapping[str, Any], knobs: Iterable[str]) -> dict[str, Any]:
         key, index = PLACES.get(knob, (knob, None))
         if index is not None and key in given:
             values.pop(key, None)
-            values[knob] = given[key][index]
+            values[knob] = _part(given[key], index)
     return values
 
 
@@ -355,7 +358,18 @@ def folded(values: Mapping[str, Any]) -> dict[str, Any]:
     for knob, value in values.items():
         key, index = PLACES.get(knob, (knob, None))
         found[key] = value if index is None else (*found.get(key, ()), value)
-    return found
+    return {key: _scheduled(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+def _part(pair: Any, k: int) -> Any:
+    return (lambda t: pair(t)[k]) if callable(pair) else pair[k]
+
+
+def _scheduled(parts: tuple[Any, ...]) -> Any:
+    """A pair, one function of the step where any of its parts is one."""
+    if not any(map(callable, parts)):
+        return parts
+    return lambda t: tuple(part(t) if callable(part) else part for part in parts)
 
 
 def split_schedules(given: Mapping[str, Any]) -> tuple[dict[str, Any], Schedules]:

@@ -98,6 +98,7 @@ def _held_back(
         knobs={**inside.knobs, **knobs},
         doc=made_by.__doc__ or "",
         per=inside.per,
+        batched=inside.batched,
         answers=inside.answers,
         wraps=(made_by, inside),
     )

@@ -67,9 +67,10 @@ def stochastically_rounded(rule: Rule, dtype: torch.dtype = torch.bfloat16, seed
         unit = torch.ldexp(torch.ones_like(moved), exponent.clamp(min=least) - bits)  # between neighbours of dtype
         below = torch.floor(moved / unit)
         up = uniform(moved, draws, _mixed(rounding_seed, theta)) < moved / unit - below  # exact, as a sum is not
-        rounded = (below + up) * unit
         nearest = moved.to(dtype).to(theta.dtype)  # beyond the largest number, so that no infinity comes by chance
-        return torch.where(abs(moved) <= info.max, rounded, nearest) - theta, draws + 1
+        rounded = torch.where(abs(moved) <= info.max, (below + up) * unit, nearest)
+        delta = torch.where(rounded == theta, 0.0, rounded - theta)  # of infinity the difference is NaN
+        return delta, draws + 1
 
     return stochastically_rounded(rule)
 
