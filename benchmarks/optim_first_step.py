@@ -52,7 +52,7 @@ def measured(program: str, **environment: str) -> float:
 
 
 def first_use(rounds: int) -> None:
-    print("## First use\n\nCPU seconds from constructing to the end of the first step, without what torch imports;")
+    print("### First use\n\nCPU seconds from constructing to the end of the first step, without what torch imports;")
     print(f"median of {rounds} fresh processes.\n")
     print("| algorithm | empty kernel cache | a later process | torch |\n|---|---:|---:|---:|")
     for name in ("Adam", "NAdam", "Lion"):
@@ -71,11 +71,11 @@ def first_use(rounds: int) -> None:
 
 def memory() -> None:
     if not os.path.exists("/proc/self/clear_refs"):
-        print("## Memory\n\nNot measured: it needs Linux.\n")
+        print("### Memory\n\nNot measured: it needs Linux.\n")
         return
     model = MODELS["large"]
     mib = sum(map(prod, model.shapes)) * 4 / 2**20
-    print("## Memory\n\nWhat a step allocates at its peak beside parameters, gradients and memory, in MB;")
+    print("### Memory\n\nWhat a step allocates at its peak beside parameters, gradients and memory, in MB;")
     print(f"large, its parameters are {mib * 2**20 / 1e6:.0f} MB; one fresh process each.\n")
     print("| algorithm | ours | flatten | eager | torch, foreach=False | torch, foreach=True |\n|---|" + "---:|" * 5)
     forms = [("thalweg.optim", options) for options in FORMS.values()]

@@ -92,7 +92,7 @@ class Rows:
         columns = [*FORMS, *TORCHS, *self.peers, "ours / torch", "ours / best", *floors]
         unit = "µs" if self.unit == 1e6 else "ms"
         tensors = "one tensor" if len(model.shapes) == 1 else f"{len(model.shapes)} tensors"
-        print(f"## {self.key}: {model.title}, {self.n:,} parameters in {tensors}, {unit}\n")
+        print(f"### {self.key}: {model.title}, {self.n:,} parameters in {tensors}, {unit}\n")
         print(f"| algorithm | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}", flush=True)
         for name in self.options.algorithms:
             if (self.key, name) in LEFT_OUT:

@@ -181,7 +181,7 @@ DIGITS = {  # lr and epochs, and knobs that are not the defaults, all from the r
     "dadapt_adam": (0.5, 6, {}),
     "prodigy": (0.8, 6, {}),
     "sophia": (0.007, 8, {}),
-    "sam": (0.1, 6, {}),
+    "sam": (0.08, 6, {}),
 }
 
 

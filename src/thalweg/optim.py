@@ -35,9 +35,9 @@ from thalweg.basic.sgd import sgd
 from thalweg.core.errors import KnobError
 from thalweg.core.rule import Rule, clock, combinator
 from thalweg.execution.eager import computed_in
-from thalweg.execution.plan import Places
+from thalweg.execution.knobs import PLACES, Places, Schedules, split_schedules
 from thalweg.execution.state import Layout
-from thalweg.execution.torch_optim import PLACES, Optimizer, Schedules, split_schedules
+from thalweg.execution.torch_optim import Optimizer
 from thalweg.modern.adabelief import adabelief
 from thalweg.modern.adafactor import adafactor
 from thalweg.modern.adam_atan2 import adam_atan2

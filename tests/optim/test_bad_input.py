@@ -125,9 +125,7 @@ def test_parameters_of_two_kinds_are_refused_where_the_rule_looks_at_all_at_once
             for p in group["params"]:
                 p.grad = torch.ones_like(p)
         before = [group["params"][0].detach().clone() for group in optimizer.param_groups]
-        with pytest.raises(
-            AlgorithmError, match="Prodigy looks at all parameters at once, and they are .*: make them one kind"
-        ):
+        with pytest.raises(AlgorithmError, match=r"Prodigy looks at all parameters at once.*: make them one kind"):
             optimizer.step()
         assert all(torch.equal(group["params"][0], b) for group, b in zip(optimizer.param_groups, before, strict=True))
         assert not optimizer.state
@@ -155,9 +153,7 @@ def test_a_dense_gradient_is_none_for_sparse_adam(parameters, walk):
     for p in optimizer.param_groups[0]["params"]:
         p.grad = torch.ones_like(p)
     before = snapshot(optimizer)
-    with pytest.raises(
-        GradientError, match="SparseAdam does not support dense gradients, please consider Adam instead"
-    ):
+    with pytest.raises(GradientError, match="SparseAdam does not support dense gradients.*Adam instead"):
         optimizer.step()
     assert_as_it_was(optimizer, before)
 

@@ -9,6 +9,7 @@ import torch
 from thalweg import optim, sgd
 from thalweg.core.errors import StateError
 
+BACK = pytest.mark.parametrize("back", [False, True], ids=["from_torch", "to_torch"])
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-10}
 
 
@@ -32,19 +33,29 @@ def settings(config):
     return {**copy.deepcopy(config.kwargs), **lr}
 
 
-@pytest.mark.parametrize("steps", [1, 7])
-@pytest.mark.parametrize("back", [False, True], ids=["from_torch", "to_torch"])
-def test_a_checkpoint_goes_on_to_the_same_trajectory(info, config, steps, back, dtype, parameters, walk, assert_same):
+def goes_on(info, kwargs, back, steps, dtype, parameters, walk, assert_same):
     classes = [getattr(torch.optim, info.name), info.optim_cls]
     first, second = reversed(classes) if back else classes
     whole, params = parameters(info.name, dtype), parameters(info.name, dtype)
-    walk(classes[0](whole, **settings(config)), steps + 5)
-    before = first(params, **settings(config))
+    walk(classes[0](whole, **copy.deepcopy(kwargs)), steps + 4)
+    before = first(params, **copy.deepcopy(kwargs))
     walk(before, steps)
-    after = second(params, **settings(config))
+    after = second(params, **copy.deepcopy(kwargs))
     after.load_state_dict(saved_and_loaded(before.state_dict()) if steps > 1 else before.state_dict())
-    walk(after, steps + 5, first=steps)
+    walk(after, steps + 4, first=steps)
     assert_same(params, whole, TOLERANCES[dtype])
+
+
+@BACK
+@pytest.mark.parametrize("dtype", [torch.float64], ids=str, indirect=True)
+def test_a_checkpoint_goes_on_to_the_same_trajectory(info, config, back, dtype, parameters, walk, assert_same):
+    goes_on(info, settings(config), back, 4, dtype, parameters, walk, assert_same)
+
+
+@BACK
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_so_it_does_after_any_number_of_steps(info, back, steps, dtype, parameters, walk, assert_same):
+    goes_on(info, {}, back, steps, dtype, parameters, walk, assert_same)
 
 
 def test_there_and_back_again_is_the_run_itself(info, parameters, walk):

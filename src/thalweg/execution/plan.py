@@ -14,11 +14,11 @@ from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
 from thalweg.execution.closure import Objective
 from thalweg.execution.cohort import Cohort, is_dtensor
+from thalweg.execution.knobs import Places
 from thalweg.execution.memory import flatten
 from thalweg.execution.state import Layout, State, begin, read_numbers
 
 _is = operator.is_
-Places = Mapping[str, tuple[str, int | None]]  # of a knob: the key in a group, and which of the numbers there
 
 
 class Plan:
