@@ -1,15 +1,16 @@
 # Two commands for a newcomer: `make compare` and `make test`. Both set up .venv first, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+ACCEPTANCE := tests/optim tests/program tests/test_convergence.py
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 
-.PHONY: compare test lint types unit frameworks clean
+.PHONY: compare test lint types unit acceptance frameworks clean
 
 compare: .venv/ready
 	$(BIN)/thalweg compare digits --out runs/digits
 
-test: lint types unit
+test: lint types unit acceptance
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -19,7 +20,11 @@ types: .venv/ready
 	$(BIN)/mypy
 
 unit: .venv/ready
-	$(BIN)/python -m pytest -q -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n 2 $(ACCEPTANCE:%=--ignore=%) --cov --cov-report=
+
+# What takes longer: torch's own acceptance configurations, convergence, whole programs. It ends with the coverage of both.
+acceptance: .venv/ready
+	$(BIN)/python -m pytest -q -n 2 $(ACCEPTANCE) --cov --cov-append --cov-report=term:skip-covered
 
 # The optimizers inside other people's loops: it adds an extra to .venv, which the two commands do without.
 frameworks: .venv/frameworks

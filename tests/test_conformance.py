@@ -1,6 +1,6 @@
 """Every rule against every property: a new rule is one row.
 
-A rule that looks at a tensor or at the vector as a whole is lifted onto theta first; what holds of such rules only stands
+A rule that looks at a tensor or at the vector as a whole is lifted onto theta first; what holds of such rules alone is
 in modern/test_tensors_and_vectors.py.
 """
 

@@ -47,7 +47,6 @@ NAMES = [
     "lion",
     "load",
     "lookahead",
-    "match_rms_adamw",
     "maximised",
     "metric",
     "momentum",

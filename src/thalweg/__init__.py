@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from thalweg.modern.lamb import lamb
     from thalweg.modern.lars import lars
     from thalweg.modern.lion import lion
-    from thalweg.modern.muon import match_rms_adamw, muon
+    from thalweg.modern.muon import muon
     from thalweg.modern.muon_adamw import muon_adamw
     from thalweg.modern.prodigy import prodigy
     from thalweg.modern.psgd_kron import psgd_kron
@@ -116,7 +116,6 @@ __all__ = [
     "lion",
     "load",
     "lookahead",
-    "match_rms_adamw",
     "maximised",
     "metric",
     "momentum",
@@ -193,7 +192,6 @@ _PLACES = {
     "lion": "modern.lion",
     "load": "training.load",
     "lookahead": "strategies.lookahead",
-    "match_rms_adamw": "modern.muon",
     "maximised": "strategies.maximised",
     "metric": "learning.risk",
     "momentum": "basic.momentum",

@@ -153,7 +153,7 @@ def test_a_dense_gradient_is_none_for_sparse_adam(parameters, walk):
     for p in optimizer.param_groups[0]["params"]:
         p.grad = torch.ones_like(p)
     before = snapshot(optimizer)
-    with pytest.raises(GradientError, match="SparseAdam does not support dense gradients.*Adam instead"):
+    with pytest.raises(GradientError, match=r"SparseAdam does not support dense.*Adam instead"):
         optimizer.step()
     assert_as_it_was(optimizer, before)
 

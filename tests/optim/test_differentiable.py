@@ -17,8 +17,8 @@ DIFFERENTIABLE = [
     and "differentiable" in inspect.signature(getattr(optim, name)).parameters
     and name != "Optimizer"
 ]
-START = torch.tensor([0.9, -0.4, 0.3, 1.2], dtype=torch.float64)
-SLOPE = torch.tensor([1.0, 0.5, -0.7, 2.0], dtype=torch.float64)
+START = torch.tensor([0.9, -0.4, 1.2], dtype=torch.float64)
+SLOPE = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
 
 
 def loss(theta):
@@ -61,15 +61,13 @@ def test_steps_of_an_optimizer_are_differentiated_by_lr_and_start(name, steps):
         assert torch.autograd.gradcheck(walked, (START.clone().requires_grad_(), lr))
 
 
-@pytest.mark.parametrize(
-    "name", ["Lion", "Adan", "AdaBelief", "ADOPT", "AdEMAMix", "AdamAtan2", "AMSGrad", "ScheduleFreeSGD"]
-)
-def test_steps_of_modern_ones_are_too(name):
-    test_steps_of_an_optimizer_are_differentiated_by_lr_and_start(name, 3)
+@pytest.mark.of(lambda modern: getattr(optim, modern)._declared.per == "element")
+def test_steps_of_modern_ones_are_too(modern):
+    test_steps_of_an_optimizer_are_differentiated_by_lr_and_start(modern, 3)
 
 
 def test_lr_descends_its_own_gradient():
-    """What it is for: the lr of two steps of Adam is itself learned."""
+    """What it is for: the lr of two steps with momentum is itself learned."""
     lr = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
     outer, rule, losses = torch.optim.SGD([lr], lr=1e-3), ALGORITHMS["momentum"].rule, []
     for _ in range(5):

@@ -21,15 +21,16 @@ def double_by_default():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture(params=CLASSES)
+@pytest.fixture(params=[(name, execution) for name in CLASSES for execution in (None, "eager")], ids=str)
 def same_after(request, parameters, walk, assert_same):
     """The same edit after 3 steps of ours and torch's; then both go on."""
 
     def run(edit, dtype=torch.float64):
+        name, execution = request.param
         ends = []
-        for module in (optim, torch.optim):
+        for module, how in ((optim, {"execution": execution}), (torch.optim, {})):
             params = parameters(dtype=dtype)
-            optimizer = getattr(module, request.param)(params, **SETTINGS.get(request.param, {}))
+            optimizer = getattr(module, name)(params, **SETTINGS.get(name, {}), **how)
             walk(optimizer, 3)
             edit(optimizer, params)
             walk(optimizer, 8, first=3)
@@ -153,10 +154,11 @@ def test_in_place_writes(same_after):
     same_after(edit)
 
 
-def test_a_module_made_double_goes_on_in_double(parameters, walk):
+@pytest.mark.parametrize("execution", [None, "eager"])
+def test_a_module_made_double_goes_on_in_double(execution, parameters, walk):
     module = torch.nn.ParameterList(parameters(dtype=torch.float32))
     exact = parameters()
-    optimizer, other = optim.Adam(module.parameters()), optim.Adam(exact)
+    optimizer, other = optim.Adam(module.parameters(), execution=execution), optim.Adam(exact)
     walk(optimizer, 3)
     walk(other, 3)
     module.double()

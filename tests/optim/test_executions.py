@@ -17,9 +17,7 @@ def threads():
 
 
 def test_an_unknown_execution_is_refused(parameters):
-    with pytest.raises(
-        AlgorithmError, match="execution is one of kernel, fused, compile, eager or None, not 'foreach'"
-    ):
+    with pytest.raises(AlgorithmError, match="execution is one of kernel, fused, compile, eager or None, not"):
         optim.Adam(parameters(), execution="foreach")
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from thalweg import optim
+
 
 @pytest.fixture(autouse=True)
 def checked():
@@ -85,3 +87,10 @@ def test_sparse_gradients_have_torchs_trajectory(info, config):
     starts = ((1.5, 1.5), (1.2, 1.4))
     mine, theirs = (descend(cls, kwargs, [], True, 150, starts) for cls in (info.optim_cls, torchs))
     torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("kwargs", [{"momentum": 0.9}, {"weight_decay": 0.1}], ids=str)
+def test_where_a_zero_gradient_changes_something_too_sparse_gradients_equal_dense_ones(kwargs):
+    kwargs = {"lr": 1e-4, **kwargs}
+    sparse, dense = (descend(optim.SGD, kwargs, [], sparse, 50) for sparse in (True, False))
+    torch.testing.assert_close(sparse, dense, rtol=1e-12, atol=1e-12)
