@@ -1,6 +1,5 @@
 import logging
 import math
-import multiprocessing
 import os
 import re
 import subprocess
@@ -518,21 +517,26 @@ def test_a_damaged_kernel_is_compiled_anew_which_is_said(
     assert once_more()[1] == ""
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from thalweg.execution import native
+
+for _ in range(200):
+    native._write(Path(sys.argv[1]), native.Code(sys.argv[2], bytes([int(sys.argv[3])]) * 100_000))
+"""
+
+
 def test_processes_that_write_one_kernel_at_once_never_leave_half_of_it(tmp_path: Path) -> None:
     file = tmp_path / "kernels" / "one.kernel"
     codes = [native.Code(f"kernel{k}", bytes([k]) * 100_000) for k in range(2)]
-
-    def write(code: native.Code) -> None:
-        for _ in range(200):
-            native._write(file, code)
-
-    writers = [multiprocessing.get_context("fork").Process(target=write, args=(code,)) for code in codes]
-    for writer in writers:
-        writer.start()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(file), code.symbol, str(k)]) for k, code in enumerate(codes)
+    ]
     seen = []
-    while any(writer.is_alive() for writer in writers):
+    while any(writer.poll() is None for writer in writers):
         seen += [native._read(file)] if file.exists() else []
-    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert [writer.returncode for writer in writers] == [0, 0]
     assert seen and all(code in codes for code in seen)
     assert list(file.parent.iterdir()) == [file]
 
