@@ -112,6 +112,14 @@ def test_no_step_is_taken_while_the_answer_is_in(make, parameters, walk):
     walk(optimizer, 4, first=3)
 
 
+def test_no_state_is_saved_while_the_answer_is_in(make, parameters, walk):
+    optimizer = make(parameters())
+    walk(optimizer, 3)
+    with optimizer.answer(), pytest.raises(AlgorithmError, match=r"call train\(\) before saving"):
+        optimizer.state_dict()
+    assert optimizer.state_dict()["state"]
+
+
 def test_no_state_is_loaded_while_the_answer_is_in(make, parameters, walk):
     optimizer = make(parameters())
     walk(optimizer, 3)

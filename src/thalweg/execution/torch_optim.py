@@ -150,6 +150,12 @@ class Optimizer(torch.optim.Optimizer):
         self._state = rest.pop("state")
         super().__setstate__(rest)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; refused between `eval()` and `train()`, when theta is not in the parameters and would be lost."""
+        if self._answer:
+            raise AlgorithmError("the parameters hold the answer of eval(): call train() before saving a state_dict")
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a state_dict, of this class or of torch's class of the same name.
 
