@@ -225,7 +225,8 @@ def _compiled_by_torch(rule: Rule) -> Rule:
 
     def run(*args: Any, **knobs: Any) -> Any:
         like = next(a for a in args if isinstance(a, Tensor))
-        as_tensor = functools.partial(torch.as_tensor, dtype=torch.float32, device=like.device)
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        as_tensor = functools.partial(torch.as_tensor, dtype=dtype, device=like.device)
         given = [a if isinstance(a, Tensor) or a is None else as_tensor(a) for a in args]
         result = body(*given, **{name: as_tensor(value) for name, value in knobs.items()})
         if not rule.remembers:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ SPOKEN = "+ - * / **, comparisons, sqrt, abs, exp, log, sign, where, maximum, mi
 LARGEST_LITERAL_EXPONENT = 8
 
 
+@cache
 def kernel_source(rule: Rule, dtype: torch.dtype, onto_theta: bool = False) -> str:
     """The program text of `kernel` for tensors of `dtype`: float32 or float64.
 
