@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from thalweg import adam, optim
+from thalweg import adam, decayed, optim, penalised, rule
 from thalweg.core.errors import AlgorithmError
+from thalweg.core.rule import clock, zeros
 
 
 @pytest.fixture
@@ -14,6 +15,19 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def test_a_rule_of_ones_own_is_not_taken_for_torchs_by_its_name(parameters):
+    def step(g, m=zeros, v=zeros, t=clock, *, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+        return -lr * g, m, v, t + 1
+
+    step.__name__ = "adam"
+    for own in (rule(step), decayed(rule(step)), penalised(rule(step))):
+        optimizer = optim.Optimizer(parameters(), own, execution="fused")
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
+        with pytest.raises(AlgorithmError, match=r"torch has no fused kernel for .*adam"):
+            optimizer.step()
 
 
 def test_an_unknown_execution_is_refused(parameters):

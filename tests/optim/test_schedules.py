@@ -57,7 +57,7 @@ def test_it_resumes_exactly_at_every_step(name, k, parameters, walk):
     assert all(map(torch.equal, params, whole))
 
 
-@pytest.mark.xfail(reason="pytorch/pytorch#162591", strict=False)
+@pytest.mark.xfail(reason="pytorch/pytorch#162591", strict=True)
 def test_torchs_sequential_scheduler_resumes_from_its_last_epoch(parameters, walk):
     def constructed(optimizer, last_epoch=-1):
         parts = [

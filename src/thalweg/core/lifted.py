@@ -31,11 +31,8 @@ def lifted(rule: Rule, shapes: Sequence[Shape]) -> Rule:
     tensor([-0.6000, -0.8000, -1.0000])
     """
     if rule.per == "vector" and rule.wraps is not None:
-        combine, inner = rule.wraps
-        inside = lifted(inner, shapes)
-        if inside is inner:
-            return rule
-        return replace(combine(inside), name=rule.name, knobs=rule.knobs, doc=rule.doc)
+        inside = lifted(rule.wraps[1], shapes)
+        return rule if inside is rule.wraps[1] else rule.around(inside)
     return _lifted(rule, shapes) if rule.per == "tensor" else rule
 
 

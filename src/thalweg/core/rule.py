@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import torch
@@ -112,6 +112,11 @@ class Rule:
         for knob in knobs:
             if knob not in self.knobs:
                 raise AlgorithmError(f"{self.name} has no knob '{knob}': its knobs are {', '.join(sorted(self.knobs))}")
+
+    def around(self, inside: Rule) -> Rule:
+        """The same combinator, with its name and knobs, around another form of the rule that it wraps."""
+        assert self.wraps is not None
+        return replace(self.wraps[0](inside), name=self.name, knobs=self.knobs, doc=self.doc)
 
     def answer(self, theta: Tensor, memory: Memory, knobs: Mapping[str, Any] | None = None) -> Tensor:
         """The parameters to evaluate and keep: the average for an averaged rule, else theta itself."""

@@ -19,8 +19,7 @@ from torch import Tensor
 from thalweg.core.errors import AlgorithmError
 from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
-from thalweg.execution import eager, sparse
-from thalweg.execution.fused import FUSED
+from thalweg.execution import eager, fused, sparse
 from thalweg.execution.kernels import DTYPES
 from thalweg.execution.memory import is_dense, split
 from thalweg.execution.native import numba_is_there
@@ -48,14 +47,8 @@ class Cohort:
         execution: str | None,
         grad_layout: torch.layout = torch.strided,
     ) -> None:
-        self.rule, self.params, self.states, self.scalars, self.layout = (
-            rule,
-            list(params),
-            list(states),
-            scalars,
-            layout,
-        )
-        self.grad_layout = grad_layout
+        self.rule, self.params, self.states = rule, list(params), list(states)
+        self.scalars, self.layout, self.grad_layout = scalars, layout, grad_layout
         self.plain = "f" not in rule.sees and all(
             type(p) in (Tensor, torch.nn.Parameter) and not p.is_complex() for p in params
         )
@@ -97,7 +90,8 @@ class Cohort:
         run, _ = self._chosen(self.how.split(":")[0], f)
         grads = [real(g) for g in grads]
         if self.table is not None:
-            self.table.ready(grads)
+            ready = self.table.ready(grads)
+            assert ready, "a table fits the tensors that it was made of"
             self.table = None
         return run(grads, self.scalars, knobs)
 
@@ -191,11 +185,10 @@ class Cohort:
             self.table = Table(rule, params, memory)
             return self.table.advance
         if name == "fused":
-            if rule.name not in FUSED:
-                raise AlgorithmError(f"torch has no fused kernel for {rule.name}: it has one for {', '.join(FUSED)}")
+            kernel = fused.kernel(rule)
             if not all(p.dtype in DTYPES for p in params):
                 raise AlgorithmError("torch's fused kernels would keep the memory of half precision in half precision")
-            return functools.partial(FUSED[rule.name], params, memory)
+            return functools.partial(kernel, params, memory)
         if name == "rows":
             return functools.partial(sparse.advance, rule, params, memory)
         if name == "compile":

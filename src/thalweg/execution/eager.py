@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,29 +47,33 @@ def advance(
     `memory` has for each name a tensor a parameter; `f` is the objective, for a rule that sees it.
     """
     run = {"element": _elements, "tensor": _tensors, "vector": _vector}[rule.per]
-    return run(rule, params, grads, memory, scalars, knobs, f)
+    return run(Call(rule, scalars, knobs, f), params, grads, memory)
 
 
-def _elements(
-    rule: Rule,
-    params: Tensors,
-    grads: Tensors,
-    memory: Mapping[str, Any],
-    scalars: Memory,
-    knobs: Mapping[str, Any],
-    f: Any,
-) -> Memory:
+class Call(NamedTuple):
+    """What is the same for all parameters in a step."""
+
+    rule: Rule
+    scalars: Memory
+    knobs: Mapping[str, Any]
+    f: Any
+
+    def step(self, g: Tensor, theta: Tensor | None, held: Memory) -> tuple[Tensor, Memory]:
+        """The step Δθ of some parameters, and the new memory."""
+        return self.rule.step({"g": g, "theta": theta, "f": self.f}, {**held, **self.scalars}, self.knobs)
+
+
+def _elements(call: Call, params: Tensors, grads: Tensors, memory: Mapping[str, Any]) -> Memory:
     thetas = [flat(p) for p in params]
     flat_g = [_flat_like(g, p) for g, p in zip(grads, params, strict=True)]
     flat_m = {name: [flat(m) for m in values] for name, values in memory.items()}
-    new = scalars
+    new = call.scalars
     limit = BLOCK if params[0].device.type == "cpu" else None
     for block in _blocks([p.numel() for p in params], limit):
-        seen = {"g": _gathered(flat_g, block), "f": f}
-        seen["theta"] = _gathered(thetas, block) if _sees_theta(rule, thetas[0]) else None
+        theta = _gathered(thetas, block) if _sees_theta(call.rule, thetas[0]) else None
         held = {name: _gathered(values, block) for name, values in flat_m.items()}
         written = {name: _parts(values, block) for name, values in flat_m.items()}
-        new = _step(rule, seen, held, scalars, knobs, _parts(thetas, block), written)
+        new = _step(call, _gathered(flat_g, block), theta, held, _parts(thetas, block), written)
     _put_back(params, thetas)
     return new
 
@@ -81,24 +85,16 @@ def _put_back(params: Tensors, thetas: Tensors) -> None:
             p.copy_(theta.view(p.shape))
 
 
-def _tensors(
-    rule: Rule,
-    params: Tensors,
-    grads: Tensors,
-    memory: Mapping[str, Any],
-    scalars: Memory,
-    knobs: Mapping[str, Any],
-    f: Any,
-) -> Memory:
-    new = scalars
-    for alike in _alike(rule, params, grads, memory):
+def _tensors(call: Call, params: Tensors, grads: Tensors, memory: Mapping[str, Any]) -> Memory:
+    new = call.scalars
+    for alike in _alike(call.rule, params, grads, memory):
         if len(alike) > 1:
-            new = _stacked(rule, alike, params, grads, memory, scalars, knobs, f)
+            new = _stacked(call, alike, params, grads, memory)
             continue
         k = alike[0]
         held = {name: values[k] for name, values in memory.items()}
         written = {name: [value] for name, value in held.items()}
-        new = _step(rule, {"g": grads[k], "theta": params[k], "f": f}, held, scalars, knobs, [params[k]], written)
+        new = _step(call, grads[k], params[k], held, [params[k]], written)
     return new
 
 
@@ -114,16 +110,7 @@ def _alike(rule: Rule, params: Tensors, grads: Tensors, memory: Mapping[str, Any
     )
 
 
-def _stacked(
-    rule: Rule,
-    alike: list[int],
-    params: Tensors,
-    grads: Tensors,
-    memory: Mapping[str, Any],
-    scalars: Memory,
-    knobs: Mapping[str, Any],
-    f: Any,
-) -> Memory:
+def _stacked(call: Call, alike: list[int], params: Tensors, grads: Tensors, memory: Mapping[str, Any]) -> Memory:
     """One step of several parameters of a shape, stacked: the rule is mapped over the stack."""
     dtype = computed_in(params[0].dtype)
     mine = [params[k] for k in alike]
@@ -132,8 +119,8 @@ def _stacked(
     numbers: Memory = {}
 
     def step(theta: Tensor, g: Tensor, held: Memory) -> tuple[Tensor, Memory]:
-        delta, new = rule.step({"g": g, "theta": theta, "f": f}, {**dict.fromkeys(memory), **held, **scalars}, knobs)
-        numbers.update({name: new[name] for name in scalars})
+        delta, new = call.step(g, theta, {**dict.fromkeys(memory), **held})
+        numbers.update({name: new[name] for name in call.scalars})
         return delta, {name: new[name] for name in held}
 
     delta, new = torch.vmap(step)(theta, g, held)
@@ -146,22 +133,13 @@ def _stacked(
     return numbers
 
 
-def _vector(
-    rule: Rule,
-    params: Tensors,
-    grads: Tensors,
-    memory: Mapping[str, Any],
-    scalars: Memory,
-    knobs: Mapping[str, Any],
-    f: Any,
-) -> Memory:
+def _vector(call: Call, params: Tensors, grads: Tensors, memory: Mapping[str, Any]) -> Memory:
     thetas = [p.reshape(-1) for p in params]  # in the order of its shape, in which a rule per tensor inside sees it
     all_of_it = [(k, 0, p.numel()) for k, p in enumerate(params)]
-    seen = {"g": _gathered([g.reshape(-1) for g in grads], all_of_it), "f": f}
-    seen["theta"] = _gathered(thetas, all_of_it)
+    g, theta = _gathered([g.reshape(-1) for g in grads], all_of_it), _gathered(thetas, all_of_it)
     held, written = together(memory, params)
-    rule = lifted(rule, [p.shape for p in params])
-    new = _step(rule, seen, held, scalars, knobs, _parts(thetas, all_of_it), written)
+    call = call._replace(rule=lifted(call.rule, [p.shape for p in params]))
+    new = _step(call, g, theta, held, _parts(thetas, all_of_it), written)
     _put_back(params, thetas)
     return new
 
@@ -185,26 +163,26 @@ def together(memory: Mapping[str, Any], params: Tensors) -> tuple[Memory, dict[s
 
 
 def _step(
-    rule: Rule,
-    seen: Memory,
+    call: Call,
+    g: Tensor,
+    theta: Tensor | None,
     held: Memory,
-    scalars: Memory,
-    knobs: Mapping[str, Any],
     thetas: Tensors,
     written: Mapping[str, Sequence[Tensor | None]],
 ) -> Memory:
     """One call of the rule, and its outcome written where it belongs."""
     dtype = computed_in(thetas[0].dtype)
-    values = {n: v.to(dtype) if isinstance(v, Tensor) else v for n, v in seen.items()}
-    delta, new = rule.step(values, {**held, **scalars}, knobs)
+    theta = None if theta is None else theta.to(dtype)
+    delta, new = call.step(g.to(dtype), theta, held)
     if dtype == thetas[0].dtype:
         _add(thetas, delta)
     else:
-        _copy(thetas, values["theta"] + delta)
+        assert theta is not None  # half precision: it is always gathered
+        _copy(thetas, theta + delta)
     for name, places in written.items():
         if new[name] is not held[name] and new[name] is not None:
             _copy([place for place in places if place is not None], new[name])
-    return {name: new[name] for name in scalars}
+    return {name: new[name] for name in call.scalars}
 
 
 def _add(places: Tensors, value: Tensor) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.core.rule import Memory
+from thalweg.adaptive.adagrad import adagrad
+from thalweg.adaptive.adam import adam
+from thalweg.adaptive.amsgrad import amsgrad
+from thalweg.basic.momentum import momentum
+from thalweg.basic.nesterov import nesterov
+from thalweg.core.errors import AlgorithmError
+from thalweg.core.rule import Memory, Rule
+from thalweg.strategies.decay import decayed
+from thalweg.strategies.penalised import penalised
 
 Lists = Mapping[str, Sequence[Tensor]]
 
@@ -78,18 +86,27 @@ def _adagrad(
     return {"t": t}
 
 
-FUSED: dict[str, Callable[..., Memory]] = {
-    "adam": _adam(torch._fused_adam_),
-    "penalised(adam)": _adam(torch._fused_adam_),
-    "adamw": _adam(torch._fused_adamw_),
-    "decayed(adam)": _adam(torch._fused_adamw_),
-    "amsgrad": _adam(torch._fused_adam_, amsgrad=True),
-    "penalised(amsgrad)": _adam(torch._fused_adam_, amsgrad=True),
-    "decayed(amsgrad)": _adam(torch._fused_adamw_, amsgrad=True),
-    "momentum": _sgd(nesterov=False),
-    "penalised(momentum)": _sgd(nesterov=False),
-    "nesterov": _sgd(nesterov=True),
-    "penalised(nesterov)": _sgd(nesterov=True),
-    "adagrad": _adagrad,
-    "penalised(adagrad)": _adagrad,
+FUSED: dict[Rule, Callable[..., Memory]] = {
+    adam: _adam(torch._fused_adam_),
+    amsgrad: _adam(torch._fused_adam_, amsgrad=True),
+    momentum: _sgd(nesterov=False),
+    nesterov: _sgd(nesterov=True),
+    adagrad: _adagrad,
 }
+DECAYED = {adam: _adam(torch._fused_adamw_), amsgrad: _adam(torch._fused_adamw_, amsgrad=True)}
+
+
+def kernel(rule: Rule) -> Callable[..., Memory]:
+    """torch's fused kernel for a rule, with weight decay around it or without; AlgorithmError where it has none.
+
+    The rule is known by itself, not by its name: a rule of one's own may be called adam too.
+    """
+    if rule.wraps is None:
+        found = FUSED.get(rule)
+    else:
+        of = {penalised(adam).source: FUSED, decayed(adam).source: DECAYED}.get(rule.source, {})
+        found = of.get(rule.wraps[1])
+    if found is None:
+        names = ", ".join(known.name for known in FUSED)
+        raise AlgorithmError(f"torch has no fused kernel for {rule.name}: it has one for {names}, decayed or not")
+    return found

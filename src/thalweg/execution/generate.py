@@ -42,7 +42,7 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
 }
-VOCABULARY = {
+VOCABULARY = {  # and how many operands each takes
     sqrt: 1,
     abs: 1,
     exp: 1,
@@ -52,7 +52,7 @@ VOCABULARY = {
     maximum: 2,
     minimum: 2,
     atan2: 2,
-}  # and how many operands each takes
+}
 SPOKEN = "+ - * / **, comparisons, sqrt, abs, exp, log, sign, where, maximum, minimum, atan2"
 LARGEST_LITERAL_EXPONENT = 8
 

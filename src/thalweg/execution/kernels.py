@@ -98,10 +98,9 @@ def _compiled(rule: Rule, like: Tensor, scratch: Tensor | None) -> Rule:
     except AlgorithmError:
         if rule.wraps is None or not runs_inner_once(rule):  # a second run would find the memory consumed
             raise
-        combinator, inner = rule.wraps
+        inner = rule.wraps[1]
         keeps_nothing = len(rule.remembers) == len(inner.remembers)
-        outer = combinator(_compiled(inner, like, scratch if keeps_nothing else None))  # or it may keep Δθ itself
-        return replace(outer, name=rule.name, knobs=rule.knobs, doc=rule.doc)
+        return rule.around(_compiled(inner, like, scratch if keeps_nothing else None))  # or it may keep Δθ itself
     call = _on_vectors(rule, kernel, like, onto_theta=False)
     names = [*rule.sees, *rule.remembers]
 

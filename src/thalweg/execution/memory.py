@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,19 +20,9 @@ def flat(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_contiguous():
         return tensor.view(-1)
-    return in_memory_order(tensor) if is_dense(tensor) else tensor.reshape(-1)
-
-
-def in_memory_order(tensor: Tensor) -> Tensor:
-    """A dense tensor as a vector, a view."""
+    if not is_dense(tensor):
+        return tensor.reshape(-1)
     return tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
-
-
-def shaped(vector: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `flat`: a view of a vector in another tensor's shape, and order if that one is dense."""
-    if not is_dense(like):
-        return vector.view(like.shape)
-    return vector.as_strided(like.shape, like.stride(), vector.storage_offset())
 
 
 def split(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
@@ -60,8 +50,8 @@ def flat_gradients(params: Sequence[Tensor]) -> None:
     grads = [p.grad for p in params]
     there = [g for g in grads if g is not None]
     if len(there) == len(params) and _follow(there):
-        for vector, _ in _spans(there):
-            vector.zero_()
+        for members in _kinds(there):
+            members[0].detach().as_strided((_size(members),), (1,), members[0].storage_offset()).zero_()
         return
     for vector, members in _vectors(params, zeros=True):
         for p, view in zip(members, _views(vector, members), strict=True):
@@ -69,42 +59,39 @@ def flat_gradients(params: Sequence[Tensor]) -> None:
 
 
 def _vectors(tensors: Sequence[Tensor], zeros: bool = False) -> list[tuple[Tensor, list[Tensor]]]:
-    kinds: dict[Any, list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     found = []
-    for (dtype, device), members in kinds.items():
-        if zeros:
-            vector = torch.zeros(sum(t.numel() for t in members), dtype=dtype, device=device)
-        else:
-            vector = torch.cat([flat(t) for t in members])
+    for members in _kinds(tensors):
+        vector = members[0].new_zeros(_size(members)) if zeros else torch.cat([flat(t) for t in members])
         found.append((vector, members))
     return found
 
 
+def _kinds(tensors: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    """The tensors of each dtype and device."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return kinds.values()
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(t.numel() for t in tensors)
+
+
 def _views(vector: Tensor, members: Sequence[Tensor]) -> list[Tensor]:
-    return [shaped(piece, t) for t, piece in zip(members, split(vector, members), strict=True)]
+    pieces = zip(members, split(vector, members), strict=True)
+    return [
+        v.as_strided(t.shape, t.stride(), v.storage_offset()) if is_dense(t) else v.view(t.shape) for t, v in pieces
+    ]
 
 
 def _alike(value: Any, p: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == p.shape and value.stride() == p.stride() and value.dim() > 0
 
 
-def _spans(tensors: Sequence[Tensor]) -> list[tuple[Tensor, list[Tensor]]]:
-    kinds: dict[Any, list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    return [
-        (m[0].detach().as_strided((sum(t.numel() for t in m),), (1,), m[0].storage_offset()), m) for m in kinds.values()
-    ]
-
-
 def _follow(tensors: Sequence[Tensor]) -> bool:
     """Whether tensors, those of a dtype and device by themselves, follow each other in one storage."""
-    kinds: dict[Any, list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for members in kinds.values():
+    for members in _kinds(tensors):
         at, storage = members[0].storage_offset(), members[0].untyped_storage().data_ptr()
         for tensor in members:
             if tensor.storage_offset() != at or tensor.untyped_storage().data_ptr() != storage:

@@ -146,6 +146,7 @@ def _loaded(code: Code) -> int:
     try:
         tracker = library.link(jit, f"kernel {len(_alive)}")
     except RuntimeError as error:
+        logger.warning("a kernel cannot be linked: its rule runs eagerly, unless the kernel was asked for (%s)", error)
         raise AlgorithmError(f"a kernel cannot be linked here ({error}): run the rule eagerly") from error
     _alive.append(tracker)
     address: int = tracker[code.symbol]

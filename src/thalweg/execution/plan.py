@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg.core.errors import AlgorithmError, GradientError
-from thalweg.core.lifted import lifted
 from thalweg.core.rule import Memory, Rule
 from thalweg.execution.closure import Objective
 from thalweg.execution.cohort import Cohort, is_dtensor
@@ -172,8 +171,3 @@ class Plan:
         self.form(states, knobs)
         for cohort in self.cohorts:
             yield from cohort.answers(knobs)
-
-
-def lifted_names(rule: Rule, params: Sequence[Tensor]) -> Mapping[str, Any]:
-    """What a rule remembers of these parameters together."""
-    return lifted(rule, [p.shape for p in params]).remembers if rule.per == "vector" else rule.remembers

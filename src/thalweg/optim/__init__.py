@@ -1,0 +1,85 @@
+"""The algorithms as torch.optim has them: `from thalweg import optim; optim.Adam(model.parameters())`.
+
+A class that torch has too takes torch's arguments, validates them as torch does (it is a subclass), and its state_dict
+is torch's: a checkpoint of the one goes on in the other. `foreach`, `fused` and `capturable` are accepted as hints;
+there is one definition of the mathematics, the rule. What each class has beyond torch's is said of `Optimizer`:
+schedules as knobs, `execution`, `flatten`, `eval` and `train`, state that is matched by name and keeps its dtype.
+"""
+
+from thalweg.execution.torch_optim import Optimizer
+from thalweg.optim.since import (
+    ADOPT,
+    LAMB,
+    LARS,
+    SAM,
+    SOAP,
+    AdaBelief,
+    AdamAtan2,
+    Adan,
+    AdEMAMix,
+    AMSGrad,
+    DAdaptAdam,
+    DoG,
+    Lion,
+    MuonAdamW,
+    Prodigy,
+    PSGDKron,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Shampoo,
+    Sophia,
+)
+from thalweg.optim.torchs import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+    SparseAdam,
+)
+
+__all__ = [
+    "ADOPT",
+    "ASGD",
+    "LAMB",
+    "LARS",
+    "SAM",
+    "SGD",
+    "SOAP",
+    "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamAtan2",
+    "AdamW",
+    "Adamax",
+    "Adan",
+    "DAdaptAdam",
+    "DoG",
+    "Lion",
+    "Muon",
+    "MuonAdamW",
+    "NAdam",
+    "Optimizer",
+    "PSGDKron",
+    "Prodigy",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "Shampoo",
+    "Sophia",
+    "SparseAdam",
+]
