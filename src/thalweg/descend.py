@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.core.lifted import lifted
 from thalweg.core.network import Batch, Network
+from thalweg.core.objective import Evaluations
 from thalweg.core.rule import Memory, Rule
 
 Knob = float | Tensor | Callable[[int], float]
@@ -60,9 +61,11 @@ def descend(
         for name, schedule in scheduled.items():
             now[name] = schedule(t)
         torch.default_generator.manual_seed((seed * 0x9E3779B97F4A7C15 + t) % 2**63)
+        if "f" in rule.sees:
+            f = seen["f"] = Evaluations(network.on(batch))
         loss, seen["g"] = network.gradient(batch)
         if "f" in rule.sees:
-            seen["f"] = lambda theta, batch=batch: network.f(theta, batch)
+            f.know(network.theta, loss, seen["g"])
         with torch.no_grad():
             if rule.advance is not None:
                 memory = rule.advance(seen, memory, now)

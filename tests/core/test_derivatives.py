@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from thalweg import Batch, Network, descend
-from thalweg.core.derivatives import gradient, hessian_vector
+from thalweg.core.derivatives import Product, gradient, hessian_vector
 from thalweg.core.noise import signs as noise
 from thalweg.core.rule import rule
 
@@ -24,11 +24,11 @@ def quadratic(seed=0):
 class Known:
     """An objective that knows its derivatives, and is not to be called."""
 
-    def gradient(self, theta):
-        return 2 * theta
+    def value_and_gradient(self, theta):
+        return theta @ theta, 2 * theta
 
-    def hessian_vector(self, theta, u):
-        return 2 * u
+    def hessian_at(self, theta):
+        return Product(lambda u: 2 * u)
 
 
 def test_the_gradient_of_a_quadratic_is_ax_plus_b():

@@ -1,43 +1,288 @@
-"""What a rule that sees f asks of it: a gradient elsewhere, a Hessian times a vector."""
+"""What a rule that sees f asks of it: values, gradients, and products with its curvature.
+
+Second derivatives go down a ladder, and a Product says on which rung it stands: differentiating twice ("double
+backward"), which is checked by a probe for symmetry; where that fails or is not symmetric (weight_norm in torch is not),
+differences of gradients at 1 % of the length of theta ("finite differences"); else a CurvatureError says why not.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from thalweg.core.errors import CurvatureError
+from thalweg.core.noise import signs
+
+RELATIVE = 0.01  # of the length of theta: nearer, the kinks of ReLUs decide; in float32 rounding does
+
+DOUBLE_BACKWARD, DIFFERENCES = "double backward", "finite differences"
+
+
+class Product(NamedTuple):
+    """A matrix (n, n) known by its products, and the rung of the ladder on which they are found."""
+
+    apply: Callable[[Tensor], Tensor]
+    rung: str = "its own"
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """The matrix times `u: (n,)`."""
+        return self.apply(u)
+
+
+class Graph(NamedTuple):
+    """An evaluation that can be differentiated: the leaves that are theta end to end, the outputs, the loss of them."""
+
+    leaves: Sequence[Tensor]
+    outputs: Tensor | None
+    loss: Tensor
+
+
+def graph(f: Any, theta: Tensor) -> Graph:
+    """An evaluation of f at `theta: (n,)` with its graph; the outputs are None where f does not say what they are."""
+    if hasattr(f, "graph"):
+        found: Graph = f.graph(theta)
+        return found
+    leaf = theta.detach().clone().requires_grad_()
+    if not hasattr(f, "outputs"):
+        return Graph([leaf], None, f(leaf))
+    z = f.outputs(leaf)
+    return Graph([leaf], z, f.loss_of(z))
+
+
+def value_and_gradient(f: Any, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The value of f at `theta: (n,)`, and its gradient (n,).
+
+    They are values: nothing is differentiated through them, and they are found under `torch.no_grad()` too.
+
+    >>> value_and_gradient(lambda x: (x * x).sum(), torch.tensor([1.0, -2.0]))
+    (tensor(5.), tensor([ 2., -4.]))
+    """
+    if hasattr(f, "value_and_gradient"):
+        value, g = f.value_and_gradient(theta)
+        return value, g
+    with torch.enable_grad():
+        leaf = theta.detach().requires_grad_()
+        value = f(leaf)
+        if not value.requires_grad:
+            return value.detach(), torch.zeros_like(theta)
+        return value.detach(), torch.autograd.grad(value, leaf, materialize_grads=True)[0]
 
 
 def gradient(f: Any, theta: Tensor) -> Tensor:
-    """The gradient of f at `theta: (n,)`: f's own, where it has a method `gradient`, else by automatic differentiation.
-
-    It is a value: nothing is differentiated through it, and it is found under `torch.no_grad()` too.
+    """The gradient of f at `theta: (n,)`.
 
     >>> gradient(lambda x: (x * x).sum(), torch.tensor([1.0, -2.0]))
     tensor([ 2., -4.])
     """
-    if hasattr(f, "gradient"):
-        found: Tensor = f.gradient(theta)
-        return found
-    with torch.enable_grad():
-        leaf = theta.detach().requires_grad_()
-        return torch.autograd.grad(f(leaf), leaf, materialize_grads=True)[0]
+    return value_and_gradient(f, theta)[1]
+
+
+def hessian_at(f: Any, theta: Tensor) -> Product:
+    """Products with the Hessian of f at `theta: (n,)` (Pearlmutter 1994); the graph of the gradient is kept for them.
+
+    Raises CurvatureError where no rung of the ladder holds.
+
+    >>> h = hessian_at(lambda x: (x**3).sum(), torch.tensor([1.0, -2.0]))
+    >>> h(torch.tensor([1.0, 1.0])), h.rung
+    (tensor([  6., -12.]), 'double backward')
+    """
+    if hasattr(f, "hessian_at"):
+        product: Product = f.hessian_at(theta)
+        return product
+    return _laddered(f, theta)
 
 
 def hessian_vector(f: Any, theta: Tensor, u: Tensor) -> Tensor:
-    """The Hessian of f at `theta: (n,)` times `u: (n,)`: f's own, where it has a method `hessian_vector`.
-
-    Otherwise it is the gradient of ∇f·u (Pearlmutter 1994), for the price of about two gradients.
+    """The Hessian of f at `theta: (n,)` times `u: (n,)`.
 
     >>> hessian_vector(lambda x: (x**3).sum(), torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0]))
     tensor([  6., -12.])
     """
-    if hasattr(f, "hessian_vector"):
-        found: Tensor = f.hessian_vector(theta, u)
-        return found
+    return hessian_at(f, theta)(u)
+
+
+def hessian(f: Any, theta: Tensor) -> Tensor:
+    """The Hessian of f at `theta: (n,)`, whole: (n, n), and symmetric.
+
+    >>> hessian(lambda x: x[0] * x[1] ** 2, torch.tensor([1.0, 2.0]))
+    tensor([[0., 4.],
+            [4., 2.]])
+    """
+    if hasattr(f, "hessian"):
+        whole: Tensor = f.hessian(theta)
+    else:
+        product = hessian_at(f, theta)
+        whole = torch.stack([product(e) for e in torch.eye(len(theta), dtype=theta.dtype, device=theta.device)])
+    return (whole + whole.T) / 2
+
+
+def gauss_newton_at(f: Any, theta: Tensor) -> Product:
+    """Products with the Gauss-Newton matrix JᵀLJ of f = loss_of(outputs(theta)) (Schraudolph 2002).
+
+    J is the Jacobian of the outputs, L the Hessian of the loss in them. Raises CurvatureError for an f that does not
+    say what its outputs are.
+
+    >>> from thalweg.core.objective import LeastSquares
+    >>> gauss_newton_at(LeastSquares(lambda x: x**2), torch.tensor([1.0, 3.0]))(torch.ones(2))
+    tensor([ 4., 36.])
+    """
+    if hasattr(f, "gauss_newton_at"):
+        product: Product = f.gauss_newton_at(theta)
+        return product
+    with twice_differentiable(theta):
+        leaves, z, loss = graph(f, theta)
+        if z is None:
+            raise CurvatureError(
+                "a Gauss-Newton matrix needs the outputs and the loss of them apart: give Composed(outputs, loss_of), "
+                "or let the closure return (loss, outputs)"
+            )
+        return Product(_gauss_newton(leaves, z, loss), DOUBLE_BACKWARD)
+
+
+def residuals(f: Any, theta: Tensor) -> Tensor:
+    """The residuals (m,) of an f that is half the sum of their squares; a CurvatureError for another."""
+    if not hasattr(f, "residuals"):
+        raise CurvatureError("this algorithm is for sums of squares: give the function that returns the residuals (m,)")
+    with torch.no_grad():
+        found: Tensor = f.residuals(theta)
+    return found
+
+
+def jacobian(f: Any, theta: Tensor) -> Tensor:
+    """The Jacobian (m, n) of the residuals of f at `theta: (n,)`.
+
+    >>> from thalweg.core.objective import LeastSquares
+    >>> jacobian(LeastSquares(lambda x: x**2), torch.tensor([1.0, 3.0]))
+    tensor([[2., 0.],
+            [0., 6.]])
+    """
+    if hasattr(f, "jacobian"):
+        whole: Tensor = f.jacobian(theta)
+        return whole
     with torch.enable_grad():
-        leaf = theta.detach().requires_grad_()
-        (g,) = torch.autograd.grad(f(leaf), leaf, create_graph=True, materialize_grads=True)
-        if not g.requires_grad:  # f is linear in every component
-            return torch.zeros_like(theta)
-        return torch.autograd.grad(g, leaf, u, materialize_grads=True)[0]
+        leaf = theta.detach().clone().requires_grad_()
+        r = f.residuals(leaf)
+        if not r.requires_grad:
+            return torch.zeros(len(r), len(theta), dtype=theta.dtype, device=theta.device)
+        eye = torch.eye(len(r), dtype=r.dtype, device=r.device)
+        try:
+            (rows,) = torch.autograd.grad(r, leaf, eye, retain_graph=True, is_grads_batched=True)
+        except RuntimeError:  # an operation that cannot be vectorised: row by row
+            rows = torch.stack([torch.autograd.grad(r, leaf, e, retain_graph=True)[0] for e in eye])
+    return rows
+
+
+# The ladder
+
+
+def _laddered(f: Any, theta: Tensor) -> Product:
+    """What was found is noted in `f.rungs`, where f has that, and not probed again."""
+    rungs: dict[str, str] = getattr(f, "rungs", {})
+    rung = rungs.get("hessian")
+    why = ""
+    if rung in (None, DOUBLE_BACKWARD):
+        try:
+            apply = _double_backward(f, theta)
+            asymmetry = 0.0 if rung else _asymmetry(apply, theta)
+        except (RuntimeError, NotImplementedError) as error:
+            why = str(error).splitlines()[0]
+        else:
+            if not asymmetry > torch.finfo(theta.dtype).eps ** 0.5:  # NaN says nothing: where f is not finite
+                if asymmetry == asymmetry:
+                    rungs["hessian"] = DOUBLE_BACKWARD
+                return Product(apply, DOUBLE_BACKWARD)
+            why = f"its second derivatives are not symmetric, by {asymmetry:.1g}"
+    by_differences = differences(f, theta)
+    if rung is None:
+        asymmetry = _asymmetry(by_differences, theta)
+        if not asymmetry <= 0.1:
+            raise CurvatureError(
+                f"no second derivatives of this objective can be trusted: {why}; differences of its gradients are "
+                f"not symmetric either, by {asymmetry:.1g}: use an algorithm that needs none"
+            )
+        rungs["hessian"], rungs["why"] = DIFFERENCES, why
+    return Product(by_differences, DIFFERENCES)
+
+
+def differences(f: Any, theta: Tensor, relative: float = RELATIVE) -> Callable[[Tensor], Tensor]:
+    """Products with the Hessian by central differences of gradients, `relative` to the length of theta apart."""
+    length = float(theta.norm()) or 1.0
+
+    def apply(u: Tensor) -> Tensor:
+        size = float(u.norm())
+        if size == 0:
+            return torch.zeros_like(u)
+        h = relative * length / size
+        with twice_differentiable(theta):
+            state = torch.get_rng_state()
+            ahead = gradient(f, theta + h * u).clone()
+            torch.set_rng_state(state)
+            return (ahead - gradient(f, theta - h * u)) / (2 * h)
+
+    return apply
+
+
+def _double_backward(f: Any, theta: Tensor) -> Callable[[Tensor], Tensor]:
+    with twice_differentiable(theta):
+        leaves, _, loss = graph(f, theta)
+        if not loss.requires_grad:
+            return torch.zeros_like
+        g = flat(torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True))
+
+    def apply(u: Tensor) -> Tensor:
+        if not g.requires_grad:  # the loss is linear in every component
+            return torch.zeros_like(u)
+        return flat(torch.autograd.grad(g, leaves, u, retain_graph=True, materialize_grads=True)).detach()
+
+    return apply
+
+
+def _gauss_newton(leaves: Sequence[Tensor], z: Tensor, loss: Tensor) -> Callable[[Tensor], Tensor]:
+    dz = torch.autograd.grad(loss, z, create_graph=True)[0]
+    dummy = torch.zeros_like(z, requires_grad=True)
+    jt = flat(torch.autograd.grad(z, leaves, dummy, create_graph=True, materialize_grads=True))  # linear in dummy
+
+    def apply(u: Tensor) -> Tensor:
+        if not dz.requires_grad:  # the loss is linear in the outputs
+            return torch.zeros_like(u)
+        (ju,) = torch.autograd.grad(jt, dummy, u, retain_graph=True)
+        (lju,) = torch.autograd.grad(dz, z, ju, retain_graph=True)
+        return flat(torch.autograd.grad(z, leaves, lju, retain_graph=True, materialize_grads=True)).detach()
+
+    return apply
+
+
+def _asymmetry(apply: Callable[[Tensor], Tensor], theta: Tensor) -> float:
+    """|uᵀHv - vᵀHu| over the length of u times that of Hv, for random signs u and v."""
+    u, v = signs(theta, 0), signs(theta, 1)
+    hu, hv = apply(u), apply(v)
+    scale = float(u.norm() * hv.norm().maximum(hu.norm()))
+    return abs(float(u @ hv - v @ hu)) / scale if scale else 0.0
+
+
+@contextlib.contextmanager
+def twice_differentiable(theta: Tensor) -> Iterator[None]:
+    """Gradients are on, attention and recurrent layers are such that have second derivatives, generators are put back."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    devices = [theta.device] if theta.is_cuda else []
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.random.fork_rng(devices=devices),
+            torch.backends.cudnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.enable_grad(),
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def flat(pieces: Sequence[Tensor]) -> Tensor:
+    """Tensors as one vector, end to end."""
+    return pieces[0].reshape(-1) if len(pieces) == 1 else torch.cat([piece.reshape(-1) for piece in pieces])

@@ -3,7 +3,8 @@
 ThalwegError
 ├── AlgorithmError     an unknown algorithm, schedule or knob, or one that cannot be used this way (a ValueError too)
 │   ├── KnobError      an unknown knob of an optimizer (a TypeError too)
-│   └── GradientError  gradients that an algorithm cannot take (a RuntimeError too)
+│   ├── GradientError  gradients that an algorithm cannot take (a RuntimeError too)
+│   └── CurvatureError second derivatives that cannot be had of an objective, or not trusted
 ├── StateError         an optimizer's state_dict that is another one's (a ValueError too)
 ├── NetworkError       a model that cannot be one vector, or whose output does not fit its loss
 ├── ProblemError       a problem that cannot be loaded: file, table, target, split
@@ -27,6 +28,10 @@ class KnobError(AlgorithmError, TypeError):
 
 class GradientError(AlgorithmError, RuntimeError):
     """Gradients that an algorithm cannot take: what torch answers with a RuntimeError."""
+
+
+class CurvatureError(AlgorithmError):
+    """Second derivatives that cannot be had of an objective, or not trusted."""
 
 
 class StateError(ThalwegError, ValueError):

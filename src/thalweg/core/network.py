@@ -70,6 +70,7 @@ class Network:
         self._pieces = list(self.views(self._g).values())
         self._gradients: list[Tensor] = []
         self._one = torch.ones((), dtype=self.theta.dtype, device=self.theta.device)
+        self.rungs: dict[str, str] = {}  # what the ladder of derivatives found to work on this module
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
         """`theta: (n,)` cut into the parameters, by name, in their shapes."""
@@ -78,10 +79,11 @@ class Network:
 
     def f(self, theta: Tensor, batch: Batch) -> Tensor:
         """The loss at `theta: (n,)` on a batch, differentiable in theta; module and buffers stay as they are."""
-        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        state = {**self.views(theta), **buffers}
-        outputs = torch.func.functional_call(self.module, state, (batch.inputs,), tie_weights=True)
-        return self.loss(outputs, batch.targets)
+        return self.on(batch)(theta)
+
+    def on(self, batch: Batch) -> OnBatch:
+        """The loss on a batch as a function of theta, with its parts: what a rule that sees f is handed."""
+        return OnBatch(self, batch)
 
     def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss on a batch and its gradient `g: (n,)`, at the module's own theta; buffers (BatchNorm) move on.
@@ -130,3 +132,53 @@ class Network:
                 )
         for name, mine in expected.items():
             mine.copy_(state[name])
+
+
+class OnBatch:
+    """The loss of a network on one batch, an objective: f = loss_of(outputs(theta)), differentiable in theta.
+
+    Parameters and buffers of the module stay as they are. What the module draws at random (dropout) is drawn as it was
+    when this was made, at each evaluation: it is one function. Where the loss is a mean of squares, `residuals` are
+    there too.
+
+    >>> network = Network(nn.Linear(3, 1), nn.functional.mse_loss)
+    >>> f = network.on(Batch(torch.ones(5, 3), torch.ones(5, 1)))
+    >>> torch.testing.assert_close(f(network.theta), f.residuals(network.theta).square().sum() / 2)
+    """
+
+    def __init__(self, network: Network, batch: Batch) -> None:
+        self.network, self.batch = network, batch
+        self.module, self.loss, self.rungs = network.module, network.loss, network.rungs
+        self._random = torch.get_rng_state()
+        if is_mean_of_squares(network.loss):
+            self.residuals = self._residuals
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """The loss at `theta: (n,)`."""
+        return self.loss_of(self.outputs(theta))
+
+    def outputs(self, theta: Tensor) -> Tensor:
+        """What the module answers at `theta: (n,)`, in the mode in which it is."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        state = {**self.network.views(theta), **buffers}
+        with torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []):
+            torch.set_rng_state(self._random)
+            found: Tensor = torch.func.functional_call(self.module, state, (self.batch.inputs,), tie_weights=True)
+        return found
+
+    def loss_of(self, outputs: Tensor) -> Tensor:
+        """The loss of outputs for this batch."""
+        return self.loss(outputs, self.batch.targets)
+
+    def part(self, indices: Tensor) -> OnBatch:
+        """The same on some of the batch's examples."""
+        return OnBatch(self.network, Batch(self.batch.inputs[indices], self.batch.targets[indices]))
+
+    def _residuals(self, theta: Tensor) -> Tensor:
+        z = self.outputs(theta)
+        return (2 / z.numel()) ** 0.5 * (z - self.batch.targets).reshape(-1)
+
+
+def is_mean_of_squares(loss: Loss) -> bool:
+    """Whether a loss is the mean of squared differences."""
+    return loss is nn.functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean")
