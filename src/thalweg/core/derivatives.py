@@ -1,7 +1,7 @@
 """What a rule that sees f asks of it: values, gradients, and products with its curvature.
 
 Second derivatives go down a ladder, and a Product says on which rung it stands: differentiating twice ("double
-backward"), which is checked by a probe for symmetry; where that fails or is not symmetric (weight_norm in torch is not),
+backward"), which is checked by a probe for symmetry; where that fails or is not symmetric (torch's weight_norm is not),
 differences of gradients at 1 % of the length of theta ("finite differences"); else a CurvatureError says why not.
 """
 
@@ -267,7 +267,7 @@ def _asymmetry(apply: Callable[[Tensor], Tensor], theta: Tensor) -> float:
 
 @contextlib.contextmanager
 def twice_differentiable(theta: Tensor) -> Iterator[None]:
-    """Gradients are on, attention and recurrent layers are such that have second derivatives, generators are put back."""
+    """Gradients are on, attention and recurrent layers take forms with second derivatives; generators are put back."""
     fast = torch.backends.mha.get_fastpath_enabled()
     devices = [theta.device] if theta.is_cuda else []
     torch.backends.mha.set_fastpath_enabled(False)

@@ -176,7 +176,8 @@ class OnBatch:
 
     def _residuals(self, theta: Tensor) -> Tensor:
         z = self.outputs(theta)
-        return (2 / z.numel()) ** 0.5 * (z - self.batch.targets).reshape(-1)
+        r: Tensor = (2 / z.numel()) ** 0.5 * (z - self.batch.targets).reshape(-1)
+        return r
 
 
 def is_mean_of_squares(loss: Loss) -> bool:

@@ -116,7 +116,7 @@ class Evaluations:
         self.njev += 1
         if known is not None and hasattr(self.f, "gradient"):
             point = known._replace(g=self.f.gradient(theta))
-        elif known is not None and known.live is not None and known.live.requires_grad:
+        elif known is not None and known.live is not None and known.leaf is not None and known.live.requires_grad:
             (g,) = torch.autograd.grad(known.live, known.leaf, materialize_grads=True)
             point = known._replace(g=g, leaf=None, live=None)
         else:
