@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.core.derivatives import Graph, flat
+from thalweg.core.derivatives import Graph, Product, flat, gauss_newton_at, hessian_at
 from thalweg.core.errors import AlgorithmError
-from thalweg.execution.memory import split
 
 
 class Objective:
@@ -22,7 +21,9 @@ class Objective:
     backward, as torch's do, or leaves that to the optimizer, as it must where second derivatives are asked for. What
     the model draws at random is drawn anew by each call of the closure.
 
-    `module` and `loss` (the function, of outputs and targets) are for algorithms that look at layers or at likelihoods.
+    The parameters may be complex (theta has their parts as pairs), of several dtypes and on several devices: theta has
+    the widest dtype of them, on the device of the first. `module` and `loss` (the function of outputs and targets) are
+    for algorithms that look at layers or at likelihoods.
     """
 
     def __init__(
@@ -35,16 +36,36 @@ class Objective:
     ) -> None:
         self.closure, self.params = closure, list(params)
         self.rungs = {} if rungs is None else rungs
+        self.like = _like(self.params)
         if module is not None:
             self.module = module
         if loss is not None:
             self.loss = loss
 
+    @property
+    def theta(self) -> Tensor:
+        """Where the parameters are: (n,), a copy."""
+        return flat([p.detach() for p in self.params], self.like).clone()
+
+    @torch.no_grad()
+    def put(self, theta: Tensor) -> None:
+        """Sets the parameters to `theta: (n,)`."""
+        for p, piece in zip(self.params, self.pieces(theta), strict=True):
+            p.copy_(piece)
+
+    def pieces(self, theta: Tensor) -> list[Tensor]:
+        """`theta: (n,)` cut into the shapes of the parameters."""
+        cut = torch.split(theta, [p.numel() * (2 if p.is_complex() else 1) for p in self.params])
+        return [
+            torch.view_as_complex(piece.view(*p.shape, 2)) if p.is_complex() else piece.view(p.shape)
+            for p, piece in zip(self.params, cut, strict=True)
+        ]
+
     def __call__(self, theta: Tensor) -> Tensor:
         """The loss at theta, a number without a graph."""
         with self._at(theta):
             loss, _ = self._closed()
-        return loss.detach()
+        return loss.detach().to(self.like)
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the gradient `(n,)` at theta."""
@@ -54,11 +75,12 @@ class Objective:
                 found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
             else:
                 found = list(torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True))
-            return loss.detach(), flat(found).detach().clone()
+            found = [g.to_dense() if g.layout != torch.strided else g for g in found]
+            return loss.detach().to(self.like), flat(found, self.like).detach().clone()
 
     def graph(self, theta: Tensor) -> Graph:
         """The evaluation at theta, which must be where the parameters are: they are its leaves."""
-        if not torch.equal(theta, flat([p.detach() for p in self.params])):
+        if not torch.equal(theta, self.theta):
             raise AlgorithmError("a closure is differentiated twice only where its parameters are")
         with self._at(theta):
             loss, outputs = self._closed()
@@ -76,19 +98,53 @@ class Objective:
     @contextmanager
     def _at(self, theta: Tensor) -> Iterator[None]:
         grads = [p.grad for p in self.params]
-        moved = not torch.equal(theta, flat([p.detach() for p in self.params]))
-        before = [p.detach().clone() for p in self.params] if moved else []
+        before = self.theta
+        moved = not torch.equal(theta, before)
+        copies = [p.detach().clone() for p in self.params] if moved else []
         try:
-            with torch.no_grad():
-                for p in self.params:
-                    p.grad = None
-                if moved:
-                    for p, piece in zip(self.params, split(theta, self.params), strict=True):
-                        p.copy_(piece.view(p.shape))
+            for p in self.params:
+                p.grad = None
+            if moved:
+                self.put(theta)
             yield
         finally:
             with torch.no_grad():
-                for p, value in zip(self.params, before, strict=False):
-                    p.copy_(value)
-                for p, grad in zip(self.params, grads, strict=True):
-                    p.grad = grad
+                for p, copy in zip(self.params, copies, strict=False):
+                    p.copy_(copy)
+            for p, grad in zip(self.params, grads, strict=True):
+                p.grad = grad
+
+
+class Rescaled:
+    """An objective in other units: f is `sign` times the objective at `scale * theta`, `scale: (n,)`."""
+
+    def __init__(self, f: Objective, scale: Tensor | float, sign: float) -> None:
+        self.f, self.scale, self.sign, self.rungs = f, scale, sign, f.rungs
+
+    def __call__(self, theta: Tensor) -> Tensor:
+        """The value at theta."""
+        return self.sign * self.f(self.scale * theta)
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The value and the gradient (n,) at theta."""
+        value, g = self.f.value_and_gradient(self.scale * theta)
+        return self.sign * value, self.sign * self.scale * g
+
+    def hessian_at(self, theta: Tensor) -> Product:
+        """Products with the Hessian at theta."""
+        return self._rescaled(hessian_at(self.f, self.scale * theta))
+
+    def gauss_newton_at(self, theta: Tensor) -> Product:
+        """Products with the Gauss-Newton matrix at theta."""
+        return self._rescaled(gauss_newton_at(self.f, self.scale * theta))
+
+    def _rescaled(self, product: Product) -> Product:
+        return product._replace(apply=lambda u: self.sign * self.scale * product(self.scale * u))
+
+
+def _like(params: Sequence[Tensor]) -> Tensor:
+    """An empty tensor on theta's device, in its dtype: no narrower than float32."""
+    dtype = torch.float32
+    for p in params:
+        dtype = torch.promote_types(dtype, p.dtype.to_real())
+    return torch.empty(0, dtype=dtype, device=params[0].device)
