@@ -14,9 +14,9 @@ FLOORS = [
     {"learning", "strategies"},
     {"basic"},
     {"adaptive"},  # above the strategies: AdamW is Adam with one around it; RMSProp is SGD in a combinator
-    {"modern"},
+    {"modern", "second_order"},
     {"descend", "algorithms", "execution"},
-    {"training", "optim"},
+    {"training", "optim", "minimize"},
     {"comparison"},
     {"report"},
     {"contest"},

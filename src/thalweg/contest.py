@@ -26,6 +26,7 @@ from thalweg.comparison.remarks import remarks
 from thalweg.comparison.result import Study
 from thalweg.comparison.search import Search
 from thalweg.comparison.spaces import Space, space
+from thalweg.comparison.spaces import base as starting
 from thalweg.comparison.study import Record, Trial
 from thalweg.comparison.trial import worker
 from thalweg.core.errors import BudgetError, StorageError
@@ -147,9 +148,12 @@ class _Contest:
         self.progress(Event("sanity", 0, 1))
         found = sanity.checks(problem, self.settings["seed"])
         theta = problem.network(seed=0).theta
+        examples = len(problem.train)
         execution = sanity.warm(names, theta)
         base = Recipe("adam", problem.steps, problem.batch_size)
         pace = sanity.seconds_per_step(problem, base, max(1, problem.steps // planning.MEASUREMENTS))
+        recipes = {name: starting(name, problem.steps, problem.batch_size, examples) for name in names}
+        costs = sanity.costs(problem, recipes, base, None if trials is not None else pace)
         if trials is not None:
             plan = planning.fixed(problem.steps, problem.batch_size, trials)
         else:
@@ -157,6 +161,11 @@ class _Contest:
                 self.settings["budget"], problem.steps, problem.batch_size, len(names), pace, self.workers
             )
         text = plan.sentences(len(names), pace * plan.steps, self.workers)
+        dear = {name: plan.at_pace(cost).steps for name, cost in costs.items() if cost > 1}
+        if dear:
+            each = ", ".join(f"{name} {steps}" for name, steps in dear.items())
+            what = "time" if trials is None else "evaluations"
+            text.append(f"where a step costs more, runs have fewer steps, for the same {what}: {each}")
         if plan.steps < problem.steps:
             text.append(f"runs were shortened from {problem.steps} steps to {plan.steps} to fit the budget")
         self.progress(Event("sanity", 1, 1, "\n".join(check.text for check in found)))
@@ -165,7 +174,7 @@ class _Contest:
             "problem": _described(problem, len(theta)),
             "settings": self.settings,
             "sanity": {"checks": [asdict(check) for check in found], "steps_per_second": round(1 / pace, 1)},
-            "plan": {**asdict(plan), "text": text},
+            "plan": {**asdict(plan), "costs": costs, "text": text},
             "machine": {**_machine(), "workers": self.workers, "execution": execution},
             "command": command,
             "times": {"wall_seconds": round(elapsed(), 1)},  # the last to be written: what comes before it is whole
@@ -173,9 +182,13 @@ class _Contest:
 
     def _race(self, record: Record, facts: dict[str, Any]) -> None:
         plan = Plan(**{name: facts["plan"][name] for name in Plan.__dataclass_fields__})
+        examples = len(self.problem.train)
+        plans = {name: plan.at_pace(cost) for name, cost in facts["plan"]["costs"].items()}
         searches = {
-            name: Search(Recipe(name, plan.steps, plan.batch_size), self.given.get(name) or space(name, plan.trials))
-            for name in self.settings["algorithms"]
+            name: Search(
+                starting(name, own.steps, own.batch_size, examples), self.given.get(name) or space(name, plan.trials)
+            )
+            for name, own in plans.items()
         }
         limit = self.settings["budget"]
         elapsed = stopwatch(facts["times"]["wall_seconds"])
@@ -184,7 +197,7 @@ class _Contest:
         states.mkdir(exist_ok=True)
         with Pool(worker(self.problem), self.workers) as pool:
             race = Race(
-                record, pool, plan, self.problem.metric, searches, self.settings["seed"], states,
+                record, pool, plan, self.problem.metric, plans, searches, self.settings["seed"], states,
                 self._noting(record, elapsed), None if limit is None else lambda: limit - elapsed(), self.workers,
             )  # fmt: skip
             race.screen()
@@ -195,7 +208,8 @@ class _Contest:
         record.note("pruning", asdict(pruning(study.trials, study.metric)))
         noted = remarks(study.verdict, study.trials, searches, self.problem)
         record.note("remarks", [asdict(remark) for remark in noted])
-        self._final(record, race.finish(study.verdict.recommended, study.recipe), plan)
+        recommended = study.verdict.recommended
+        self._final(record, race.finish(recommended, study.recipe), plans[recommended])
         record.note("times", {"wall_seconds": round(elapsed(), 1), "cpu_seconds": _cpu_seconds(record)})
         shutil.rmtree(states)
 

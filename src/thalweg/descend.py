@@ -25,6 +25,7 @@ class Step(NamedTuple):
     batch: Batch
     knobs: dict[str, Any]
     memory: Memory
+    f: Evaluations | None = None  # of a rule that sees f: what it has evaluated
 
 
 def descend(
@@ -62,10 +63,9 @@ def descend(
             now[name] = schedule(t)
         torch.default_generator.manual_seed((seed * 0x9E3779B97F4A7C15 + t) % 2**63)
         if "f" in rule.sees:
-            f = seen["f"] = Evaluations(network.on(batch))
-        loss, seen["g"] = network.gradient(batch)
-        if "f" in rule.sees:
-            f.know(network.theta, loss, seen["g"])
+            loss, seen["g"], seen["f"] = _evaluated(network, batch, seen.get("f"))
+        else:
+            loss, seen["g"] = network.gradient(batch)
         with torch.no_grad():
             if rule.advance is not None:
                 memory = rule.advance(seen, memory, now)
@@ -73,4 +73,24 @@ def descend(
                 delta, memory = rule.step(seen, memory, now)
                 network.theta.add_(delta)
         t += 1
-        yield Step(t, float(loss), seen["g"], batch, dict(now), memory)
+        yield Step(t, float(loss), seen["g"], batch, dict(now), memory, seen.get("f"))
+
+
+def _evaluated(network: Network, batch: Batch, last: Evaluations | None) -> tuple[Tensor, Tensor, Evaluations]:
+    """Loss and gradient on a batch, and its objective, which knows them.
+
+    Where the batch is the last one again, and the same function of theta, its objective may know them already: a line
+    search has been here.
+    """
+    if last is not None and last.f.batch is batch and last.f.constant:
+        last.nfev = last.njev = last.nhev = 0
+        last.passes = 0.0
+        loss, g = last.value_and_gradient(network.theta)
+        return loss, g, last
+    f = Evaluations(network.on(batch))
+    before = torch.get_rng_state()
+    loss, g = network.gradient(batch)
+    f.f.constant = not list(network.module.buffers()) and torch.equal(before, torch.get_rng_state())
+    f.know(network.theta, loss, g)
+    f.passes += 1
+    return loss, g, f

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thalweg.core.errors import BudgetError
 
@@ -17,6 +17,7 @@ SEEDS = 3  # fresh seeds that an algorithm's best is confirmed on, at least
 MOST_SEEDS = 10
 TRIALS = (4, 6, 8, 12, 16, 24, 32, 48, 64)  # per algorithm, what a budget of time may buy
 LEAST_STEPS = 50
+FEWEST = 6  # steps of an algorithm whose steps are so dear that a run's time buys no more
 MEASUREMENTS = 24  # of a run's validation metric
 SLACK = 0.85  # of a time budget that is planned with: the rest is for waiting at rungs and a noisy machine
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -37,10 +38,15 @@ class Plan:
         return max(1, self.steps // MEASUREMENTS)
 
     def rungs(self, fractions: tuple[float, ...]) -> list[int]:
-        """The steps at which trials are compared, the last being their end; each is a measured step."""
+        """The steps at which trials are compared, one a fraction, the last being their end; each is a measured step."""
         every, whole = self.every, self.steps
         ends = (whole if f == 1 else max(1, round(f * whole / every)) * every for f in fractions)
-        return sorted({min(end, whole) for end in ends})
+        return [min(end, whole) for end in ends]
+
+    def at_pace(self, cost: float) -> Plan:
+        """The plan of an algorithm whose steps cost `cost` times as much: of fewer steps, for the same time."""
+        steps = max(FEWEST, round(self.steps / cost)) if cost > 1 else self.steps
+        return replace(self, steps=min(steps, self.steps))
 
     @property
     def rounds(self) -> tuple[int, int]:

@@ -47,6 +47,7 @@ class Race:
     pool: Pool
     plan: Plan
     metric: Metric
+    plans: Mapping[str, Plan]  # per algorithm: the plan, with fewer steps where a step is dearer
     searches: Mapping[str, Search]  # per algorithm
     seed: int
     states: Path  # the folder of interrupted trials
@@ -67,12 +68,12 @@ class Race:
 
     def screen(self) -> None:
         """Each algorithm at its defaults, then at quasi-random points of its space, in short runs."""
-        n, rungs = self.plan.rounds[0], self.plan.rungs(SCREENING)
+        n, ends = self.plan.rounds[0], {name: plan.rungs(SCREENING)[-1] for name, plan in self.plans.items()}
         points = {
-            name: [recipe.with_(steps=rungs[-1]) for recipe in search.screening(n, self.seed_of(_SCREENING, 1 + i))]
+            name: [recipe.with_(steps=ends[name]) for recipe in search.screening(n, self.seed_of(_SCREENING, 1 + i))]
             for i, (name, search) in enumerate(self.searches.items())
         }
-        self._halve("screening", points, rungs, _SCREENING)
+        self._halve("screening", points, SCREENING, _SCREENING)
 
     def refine(self) -> None:
         """Each algorithm again, from a new seed, in whole runs, at and near its two best points."""
@@ -82,7 +83,7 @@ class Race:
             name: search.refinement(*self._standing(seen, name, "screening"), n, self.seed_of(_REFINEMENT, 1 + i))
             for i, (name, search) in enumerate(self.searches.items())
         }
-        self._halve("refinement", points, self.plan.rungs(REFINEMENT), _REFINEMENT)
+        self._halve("refinement", points, REFINEMENT, _REFINEMENT)
 
     def widen(self) -> None:
         """Where the best lr lies at the edge of its space: further points beyond, while that helps."""
@@ -102,7 +103,7 @@ class Race:
                 for name, recipes in points.items()
                 for i, recipe in enumerate(recipes)
             ]
-            self._run("widening", trials, self.plan.steps)
+            self._run("widening", trials)
 
     def confirm(self) -> None:
         """The best of each algorithm on fresh seeds, for initialisation and data order both."""
@@ -119,7 +120,7 @@ class Race:
             for i in range(seeds)
             for name, recipe in finalists.items()
         ]
-        self._run("confirmation", trials, self.plan.steps)
+        self._run("confirmation", trials)
 
     def finish(self, name: str, recipe: Recipe) -> Trial:
         """The trial of the final run, on one more fresh seed; it is trained where the test set is, in `contest`."""
@@ -137,7 +138,9 @@ class Race:
 
     # Running
 
-    def _halve(self, stage: str, points: Mapping[str, Sequence[Recipe]], rungs: list[int], number: int) -> None:
+    def _halve(
+        self, stage: str, points: Mapping[str, Sequence[Recipe]], fractions: tuple[float, ...], number: int
+    ) -> None:
         """Runs the points from one seed, cutting each algorithm's to its best at every rung; some cut ones go on."""
         alive = [
             Trial(f"{stage}/{name}/{i:03d}", stage, name, recipe, self.seed_of(number))
@@ -145,37 +148,45 @@ class Race:
             for i, recipe in enumerate(recipes)
         ]
         cut: list[Trial] = []
-        for rung in rungs:
-            ended = self._run(f"{stage}, {rung} steps", alive, rung)
-            if rung == rungs[-1]:
+        rungs = {name: plan.rungs(fractions) for name, plan in self.plans.items()}
+        for i, steps in enumerate(self.plan.rungs(fractions)):
+            ended = self._run(f"{stage}, {steps} steps", alive, {name: ends[i] for name, ends in rungs.items()})
+            if i + 1 == len(fractions):
                 break
             by_algorithm: dict[str, list[Trial]] = defaultdict(list)
             for trial in ended:
                 by_algorithm[trial.algorithm].append(trial)
             alive = []
-            for trials in by_algorithm.values():
+            for name, trials in by_algorithm.items():
+                rung = rungs[name][i]
                 ranked = sorted(trials, key=lambda t: (t.cost(self.metric, rung), t.key))
                 kept = survivors(len(ranked))
                 alive += [t for t in ranked[:kept] if math.isfinite(t.cost(self.metric, rung)[0])]
                 cut += [t for t in ranked[kept:] if t.outcome not in ("diverged", "failed")]
-        self._controls(stage, cut, rungs, number)
+        self._controls(stage, cut, {name: ends[-1] for name, ends in rungs.items()}, number)
 
-    def _controls(self, stage: str, cut: list[Trial], rungs: list[int], number: int) -> None:
+    def _controls(self, stage: str, cut: list[Trial], ends: Mapping[str, int], number: int) -> None:
         cut = sorted(cut, key=lambda t: t.key)
         chosen: set[int] = set()
         if cut:
             drawn = np.random.default_rng([self.seed, number]).permutation(len(cut))
             chosen = set(drawn[: max(1, round(len(cut) * CONTROLS))].tolist())
-        self._run(f"{stage}, controls", [replace(cut[i], control=True) for i in sorted(chosen)], rungs[-1])
+        self._run(f"{stage}, controls", [replace(cut[i], control=True) for i in sorted(chosen)], ends)
         for i, trial in enumerate(cut):
             if i not in chosen and self.done[trial.key].outcome == "running":
                 self._keep(replace(self.done[trial.key], outcome="cut"))
                 self._state(trial).unlink(missing_ok=True)
 
-    def _run(self, what: str, trials: Sequence[Trial], until: int) -> list[Trial]:
-        """Brings trials up to a step, skipping what the record has; returns them as they then are, in order."""
-        missing = [t for t in trials if not self._reached(t, until)]
-        tasks = [Task(self._known(t), until, self.plan.every, self._state(t)) for t in missing]
+    def _run(self, what: str, trials: Sequence[Trial], until: Mapping[str, int] | None = None) -> list[Trial]:
+        """Brings trials up to their algorithm's step (or their end), skipping what the record has.
+
+        Returns them as they then are, in order.
+        """
+        ends = until or {name: plan.steps for name, plan in self.plans.items()}
+        missing = [t for t in trials if not self._reached(t, ends[t.algorithm])]
+        tasks = [
+            Task(self._known(t), ends[t.algorithm], self.plans[t.algorithm].every, self._state(t)) for t in missing
+        ]
         done = len(trials) - len(missing)
         self.progress(Event(what, done, len(trials)))
         for task, result in self.pool.run(tasks):
@@ -226,8 +237,9 @@ class Race:
         pace = (self._began - self.time_left()) / max(self._steps() - self._before, 1)
         return runs * self.plan.steps * pace
 
-    def _steps(self) -> int:
-        return sum(trial.steps for trial in self.done.values())
+    def _steps(self) -> float:
+        """Steps taken, those of a dearer algorithm counted as the many others that they cost."""
+        return sum(t.steps * self.plan.steps / self.plans[t.algorithm].steps for t in self.done.values())
 
     def _reserve(self) -> float:
         return len(self.searches) * SEEDS + self.workers

@@ -97,7 +97,8 @@ def _edges(trials: Sequence[Trial], searches: Mapping[str, Search], metric: Metr
         ranked = sorted(whole, key=lambda t: (t.cost(metric), t.key))
         if ranked and (side := search.edge(ranked)):
             where = "largest" if side > 0 else "smallest"
-            text = f"{name}: its best lr, {ranked[0].recipe.knobs.get('lr', 0):.3g}, is the {where} that was tried"
+            knob, value = ranked[0].recipe.leading
+            text = f"{name}: its best {knob}, {value:.3g}, is the {where} that was tried"
             found.append(Remark("edge", f"{text}; a still better one may lie beyond. Give it more budget.", name))
     return found
 
@@ -139,7 +140,7 @@ def _length(confirmations: Sequence[Trial], metric: Metric) -> list[Remark]:
     if not bests:
         return []
     steps = confirmations[0].recipe.steps
-    where = float(np.median([p.t for p in bests])) / steps
+    where = float(np.median([p.t / steps for p in bests]))
     if where <= EARLY:
         text = f"The best point comes after {where:.0%} of the run: a budget of fewer steps would do as well."
         return [Remark("too long", text)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from thalweg.training.run import Run
 FEW = 8  # examples that any model should be able to learn by heart
 STEPS = 300  # given to it
 PROBE = 0.6  # seconds of training that measure the speed
+COUNTED = 3  # steps whose evaluations are counted, where no clock is read
 FIRST_LOSS = 2.0  # times chance: an initial loss beyond this is an initialisation or scale gone wrong
 
 
@@ -64,17 +66,42 @@ def _by_heart(problem: Problem, seed: int) -> tuple[float, float, float]:
     return min(results)
 
 
-def seconds_per_step(problem: Problem, recipe: Recipe, every: int) -> float:
-    """Seconds of a training step, its share of measuring included, on one thread."""
+def costs(problem: Problem, recipes: Mapping[str, Recipe], base: Recipe, pace: float | None) -> dict[str, float]:
+    """What a step of each algorithm costs, in steps of the base; 1 for all but those that see f.
+
+    With the base's `pace`, in seconds a step, it is measured by the clock; without, evaluations are counted, which
+    gives the same numbers every time.
+    """
+    found = dict.fromkeys(recipes, 1.0)
+    for name, recipe in recipes.items():
+        if "f" in recipe.rule().sees:
+            counted = _gradients_per_step(problem, recipe) * _examples(problem, recipe) / _examples(problem, base)
+            found[name] = counted if pace is None else seconds_per_step(problem, recipe, 10**9, first=1) / pace
+    return {name: max(1.0, round(cost, 2)) for name, cost in found.items()}
+
+
+def _examples(problem: Problem, recipe: Recipe) -> int:
+    return min(recipe.batch_size, len(problem.train))
+
+
+def _gradients_per_step(problem: Problem, recipe: Recipe) -> float:
+    """What the first steps evaluate, in gradients."""
+    run = Run(problem, recipe.with_(steps=10**9), seed=0, every=10**9)
+    spent = [step.f.passes for step in run.advance(COUNTED) if step.f is not None]
+    return sum(spent) / len(spent)
+
+
+def seconds_per_step(problem: Problem, recipe: Recipe, every: int, first: int = 3) -> float:
+    """Seconds of a training step after the `first`, its share of measuring included, on one thread."""
     long = recipe.with_(steps=10**9)
     run = Run(problem, long, seed=0, every=every)
-    for _ in run.advance(3):
+    for _ in run.advance(first):
         pass
     started = time.perf_counter()
     for step in run.advance():  # noqa: B007
         if time.perf_counter() - started > PROBE:
             break
-    training = (time.perf_counter() - started) / (step.t - 3)
+    training = (time.perf_counter() - started) / (step.t - first)
     measures = len(run.curve)
     return training if measures else training + _measuring(run.network, problem) / every
 

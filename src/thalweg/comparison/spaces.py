@@ -218,7 +218,18 @@ SPACES: dict[str, Space] = {
 # Where "the defaults" of a library leave lr to the user, the value that its documentation shows.
 DEFAULTS: dict[str, dict[str, float]] = {"sgd": {"lr": 0.1}, "momentum": {"lr": 0.01}, "nesterov": {"lr": 0.01}}
 
+# Algorithms that take the whole training set as one batch: they search along a line or within a region, on a function
+# that must be the same from step to step. Their steps are lengths that they find themselves: lr is not decayed.
+WHOLE_BATCH: frozenset[str] = frozenset()
+
 _FIELDS = {field.name for field in fields(Recipe)}
+
+
+def base(name: str, steps: int, batch_size: int, examples: int) -> Recipe:
+    """The recipe of an algorithm before anything of it is searched."""
+    if name in WHOLE_BATCH:
+        return Recipe(name, steps, examples, schedule="constant")
+    return Recipe(name, steps, batch_size)
 
 
 def space(name: str, trials: int) -> Space:

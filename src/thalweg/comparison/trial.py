@@ -49,9 +49,10 @@ def worker(problem: Problem) -> Callable[[Task], Trial]:
         try:
             for step in run.advance(task.until):
                 if step.loss > EXPLODED * (run.first_loss or math.inf):
+                    knob, value = trial.recipe.leading
                     raise DivergenceError(
                         f"the loss grew from {run.first_loss:.3g} to {step.loss:.3g} by step {step.t}, "
-                        f"with lr {step.knobs['lr']:.3g}: try a smaller lr"
+                        f"with {knob} {step.knobs.get(knob, value):.3g}: try a smaller {knob}"
                     )
                 if step.t % task.every == 0 and os.getppid() != parent and os.getpid() != parent:
                     raise Orphaned(trial.key)

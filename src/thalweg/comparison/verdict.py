@@ -7,10 +7,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
+from torch import Tensor
 
 from thalweg.algorithms import algorithm
 from thalweg.comparison.study import Trial
+from thalweg.core.rule import Rule
 from thalweg.learning.risk import Metric
 from thalweg.training.recipe import Recipe
 
@@ -146,8 +149,15 @@ def _standing(
         reached=int(np.isfinite(arrivals).sum()),
         steps_to_target=median if math.isfinite(median) else None,
         cpu_seconds=float(np.median([t.cpu_seconds for t in trials])),
-        vectors=sum(not start.scalar for start in rule.remembers.values()),
+        vectors=_vectors(rule),
     )
+
+
+def _vectors(rule: Rule) -> int:
+    """What a rule remembers beside theta, in vectors of its size; of a model of a hundred parameters, for matrices."""
+    started = rule.start(torch.zeros(100)).items() if rule.per == "vector" else {}.items()
+    sizes = {name: value.numel() // 100 for name, value in started if isinstance(value, Tensor) and value.dim()}
+    return sum(max(1, sizes.get(name, 1)) for name, start in rule.remembers.items() if not start.scalar)
 
 
 def steps_to(trial: Trial, metric: Metric, target: float) -> int | None:

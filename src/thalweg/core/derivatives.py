@@ -1,8 +1,10 @@
 """What a rule that sees f asks of it: values, gradients, and products with its curvature.
 
-Second derivatives go down a ladder, and a Product says on which rung it stands: differentiating twice ("double
-backward"), which is checked by a probe for symmetry; where that fails or is not symmetric (torch's weight_norm is not),
-differences of gradients at 1 % of the length of theta ("finite differences"); else a CurvatureError says why not.
+Products with a curvature go down a ladder, and say on which rung they stand: differentiating twice ("double backward");
+where that fails or is found wrong, differences of gradients at 1 % of the length of theta, or of outputs ("finite
+differences"); else a CurvatureError says why not. Found wrong is what is not symmetric (weight_norm in torch), and what
+differences in float64 contradict (spectral_norm in training: symmetric, and some percent off). Where f cannot be had
+in float64 (a closure, constants in float32), only an error of a third or more is noticed.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.core.errors import CurvatureError
-from thalweg.core.noise import signs
+from thalweg.core.probes import COARSE, FINE, Apply, asymmetry, contradiction
 
 RELATIVE = 0.01  # of the length of theta: nearer, the kinks of ReLUs decide; in float32 rounding does
+
+PROBED = 8  # examples of a batch: what differentiates wrongly does so on few
 
 DOUBLE_BACKWARD, DIFFERENCES = "double backward", "finite differences"
 
@@ -26,7 +30,7 @@ DOUBLE_BACKWARD, DIFFERENCES = "double backward", "finite differences"
 class Product(NamedTuple):
     """A matrix (n, n) known by its products, and the rung of the ladder on which they are found."""
 
-    apply: Callable[[Tensor], Tensor]
+    apply: Apply
     rung: str = "its own"
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ def hessian_at(f: Any, theta: Tensor) -> Product:
     if hasattr(f, "hessian_at"):
         product: Product = f.hessian_at(theta)
         return product
-    return _laddered(f, theta)
+    return _laddered(f, theta, "hessian", _double_backward, differences)
 
 
 def hessian_vector(f: Any, theta: Tensor, u: Tensor) -> Tensor:
@@ -125,7 +129,7 @@ def gauss_newton_at(f: Any, theta: Tensor) -> Product:
     """Products with the Gauss-Newton matrix JᵀLJ of f = loss_of(outputs(theta)) (Schraudolph 2002).
 
     J is the Jacobian of the outputs, L the Hessian of the loss in them. Raises CurvatureError for an f that does not
-    say what its outputs are.
+    say what its outputs are, or where no rung of the ladder holds.
 
     >>> from thalweg.core.objective import LeastSquares
     >>> gauss_newton_at(LeastSquares(lambda x: x**2), torch.tensor([1.0, 3.0]))(torch.ones(2))
@@ -134,14 +138,7 @@ def gauss_newton_at(f: Any, theta: Tensor) -> Product:
     if hasattr(f, "gauss_newton_at"):
         product: Product = f.gauss_newton_at(theta)
         return product
-    with twice_differentiable(theta):
-        leaves, z, loss = graph(f, theta)
-        if z is None:
-            raise CurvatureError(
-                "a Gauss-Newton matrix needs the outputs and the loss of them apart: give Composed(outputs, loss_of), "
-                "or let the closure return (loss, outputs)"
-            )
-        return Product(_gauss_newton(leaves, z, loss), DOUBLE_BACKWARD)
+    return _laddered(f, theta, "gauss_newton", _gauss_newton, _gauss_newton_by_differences)
 
 
 def residuals(f: Any, theta: Tensor) -> Tensor:
@@ -179,110 +176,171 @@ def jacobian(f: Any, theta: Tensor) -> Tensor:
 
 # The ladder
 
+_Made = Callable[[Any, Tensor], Apply]
 
-def _laddered(f: Any, theta: Tensor) -> Product:
+
+def _laddered(
+    f: Any,
+    theta: Tensor,
+    kind: str,
+    twice: _Made,
+    by_differences: Callable[..., Apply],
+) -> Product:
     """What was found is noted in `f.rungs`, where f has that, and not probed again."""
+    if theta.is_complex():
+        raise CurvatureError("second derivatives are of real parameters: give torch.view_as_real of complex ones")
     rungs: dict[str, str] = getattr(f, "rungs", {})
-    rung = rungs.get("hessian")
-    why = ""
+    rung, why = rungs.get(kind), ""
     if rung in (None, DOUBLE_BACKWARD):
         try:
-            apply = _double_backward(f, theta)
-            asymmetry = 0.0 if rung else _asymmetry(apply, theta)
-        except (RuntimeError, NotImplementedError) as error:
-            why = str(error).splitlines()[0]
-        else:
-            if not asymmetry > torch.finfo(theta.dtype).eps ** 0.5:  # NaN says nothing: where f is not finite
-                if asymmetry == asymmetry:
-                    rungs["hessian"] = DOUBLE_BACKWARD
-                return Product(apply, DOUBLE_BACKWARD)
-            why = f"its second derivatives are not symmetric, by {asymmetry:.1g}"
-    by_differences = differences(f, theta)
+            apply = twice(f, theta)
+            off = 0.0 if rung else asymmetry(apply, theta)
+            if off > torch.finfo(theta.dtype).eps ** 0.5:
+                why = f"its second derivatives are not symmetric, by {off:.1g}"
+            elif not rung and (error := _contradiction(f, theta, twice, by_differences)):
+                why = f"its second derivatives and differences of its first ones are {error:.1g} apart"
+        except RuntimeError as failed:  # NotImplementedError is one
+            why = str(failed).splitlines()[0]
+        if not why:
+            if off == off:  # where f is not finite the probes say nothing
+                rungs[kind] = DOUBLE_BACKWARD
+            return Product(apply, DOUBLE_BACKWARD)
     if rung is None:
-        asymmetry = _asymmetry(by_differences, theta)
-        if not asymmetry <= 0.1:
+        try:
+            apply = by_differences(f, theta)
+            off = asymmetry(apply, theta)
+        except RuntimeError as failed:
+            raise CurvatureError(f"no second derivatives of this objective can be had: {why}; {failed}") from failed
+        if not off <= 0.1:
             raise CurvatureError(
-                f"no second derivatives of this objective can be trusted: {why}; differences of its gradients are "
-                f"not symmetric either, by {asymmetry:.1g}: use an algorithm that needs none"
+                f"no second derivatives of this objective can be trusted: {why}; differences of its first derivatives "
+                f"are not symmetric either, by {off:.1g}: use an algorithm that needs none"
             )
-        rungs["hessian"], rungs["why"] = DIFFERENCES, why
-    return Product(by_differences, DIFFERENCES)
+        rungs[kind], rungs[f"why not {kind} twice"] = DIFFERENCES, why
+    return Product(by_differences(f, theta), DIFFERENCES)
 
 
-def differences(f: Any, theta: Tensor, relative: float = RELATIVE) -> Callable[[Tensor], Tensor]:
+def _contradiction(f: Any, theta: Tensor, twice: _Made, by_differences: Callable[..., Apply]) -> float:
+    """How far the first rung is from the second on some of the examples, in float64 where f can be had in it."""
+    tries = [(theta.double(), FINE), (theta, COARSE)]
+    if hasattr(f, "graph") and theta.dtype != torch.float64:  # a closure's parameters have the dtype that they have
+        del tries[0]
+    if hasattr(f, "part"):
+        f = f.part(torch.arange(min(PROBED, len(f.batch)), device=theta.device))
+    for at, precision in tries:
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):
+            return contradiction(twice(f, at), lambda step, at=at: by_differences(f, at, step), at, precision)
+    return 0.0
+
+
+def differences(f: Any, theta: Tensor, relative: float = RELATIVE) -> Apply:
     """Products with the Hessian by central differences of gradients, `relative` to the length of theta apart."""
-    length = float(theta.norm()) or 1.0
 
-    def apply(u: Tensor) -> Tensor:
-        size = float(u.norm())
-        if size == 0:
-            return torch.zeros_like(u)
-        h = relative * length / size
-        with twice_differentiable(theta):
-            state = torch.get_rng_state()
-            ahead = gradient(f, theta + h * u).clone()
-            torch.set_rng_state(state)
-            return (ahead - gradient(f, theta - h * u)) / (2 * h)
+    def g(at: Tensor) -> Tensor:
+        with twice_differentiable(theta, f):  # whose generators start anew for each
+            return gradient(f, at).clone()
 
-    return apply
+    return lambda u: _central(g, theta, u, relative)
 
 
-def _double_backward(f: Any, theta: Tensor) -> Callable[[Tensor], Tensor]:
-    with twice_differentiable(theta):
+def _central(function: Callable[[Tensor], Tensor], at: Tensor, u: Tensor, relative: float) -> Tensor:
+    """The derivative of a function along u by a central difference, `relative` to the length of `at` apart."""
+    size = float(u.norm())
+    h = relative * (float(at.norm()) or 1.0) / size if size else 1.0
+    return (function(at + h * u) - function(at - h * u)) / (2 * h)
+
+
+def _double_backward(f: Any, theta: Tensor) -> Apply:
+    with twice_differentiable(theta, f):
         leaves, _, loss = graph(f, theta)
         if not loss.requires_grad:
             return torch.zeros_like
-        g = flat(torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True))
+        g = flat(torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True), theta)
 
     def apply(u: Tensor) -> Tensor:
         if not g.requires_grad:  # the loss is linear in every component
             return torch.zeros_like(u)
-        return flat(torch.autograd.grad(g, leaves, u, retain_graph=True, materialize_grads=True)).detach()
+        return flat(torch.autograd.grad(g, leaves, u, retain_graph=True, materialize_grads=True), theta).detach()
 
     return apply
 
 
-def _gauss_newton(leaves: Sequence[Tensor], z: Tensor, loss: Tensor) -> Callable[[Tensor], Tensor]:
-    dz = torch.autograd.grad(loss, z, create_graph=True)[0]
-    dummy = torch.zeros_like(z, requires_grad=True)
-    jt = flat(torch.autograd.grad(z, leaves, dummy, create_graph=True, materialize_grads=True))  # linear in dummy
+def _gauss_newton(f: Any, theta: Tensor) -> Apply:
+    with twice_differentiable(theta, f):
+        leaves, z, dz = _of_outputs(f, theta)
+        dummy = torch.zeros_like(z, requires_grad=True)
+        jt = torch.autograd.grad(z, leaves, dummy, create_graph=True, materialize_grads=True)  # linear in dummy
+        jt = flat(jt, theta)
 
     def apply(u: Tensor) -> Tensor:
         if not dz.requires_grad:  # the loss is linear in the outputs
             return torch.zeros_like(u)
         (ju,) = torch.autograd.grad(jt, dummy, u, retain_graph=True)
         (lju,) = torch.autograd.grad(dz, z, ju, retain_graph=True)
-        return flat(torch.autograd.grad(z, leaves, lju, retain_graph=True, materialize_grads=True)).detach()
+        return flat(torch.autograd.grad(z, leaves, lju, retain_graph=True, materialize_grads=True), theta).detach()
 
     return apply
 
 
-def _asymmetry(apply: Callable[[Tensor], Tensor], theta: Tensor) -> float:
-    """|uᵀHv - vᵀHu| over the length of u times that of Hv, for random signs u and v."""
-    u, v = signs(theta, 0), signs(theta, 1)
-    hu, hv = apply(u), apply(v)
-    scale = float(u.norm() * hv.norm().maximum(hu.norm()))
-    return abs(float(u @ hv - v @ hu)) / scale if scale else 0.0
+def _gauss_newton_by_differences(f: Any, theta: Tensor, relative: float | None = None) -> Apply:
+    """J by differences of outputs, L by differences of the loss's gradients, Jᵀ on the ordinary way back.
+
+    Outputs have no jumps as gradients have at kinks: here rounding says how short a step may be.
+    """
+    relative = torch.finfo(theta.dtype).eps ** (1 / 3) if relative is None else relative
+    if not hasattr(f, "outputs"):
+        raise RuntimeError("its outputs cannot be had at other parameters")
+
+    def outputs(at: Tensor) -> Tensor:
+        with twice_differentiable(theta, f), torch.no_grad():
+            found: Tensor = f.outputs(at)
+        return found
+
+    with twice_differentiable(theta, f):
+        leaves, z, _ = _of_outputs(f, theta)
+
+    def apply(u: Tensor) -> Tensor:
+        ju = _central(outputs, theta, u, relative)
+        lju = _central(lambda at: gradient(f.loss_of, at), z.detach(), ju, relative)
+        return flat(torch.autograd.grad(z, leaves, lju, retain_graph=True, materialize_grads=True), theta).detach()
+
+    return apply
+
+
+def _of_outputs(f: Any, theta: Tensor) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+    """The leaves, the outputs and the gradient of the loss in them, all with their graphs."""
+    leaves, z, loss = graph(f, theta)
+    if z is None:
+        raise CurvatureError(
+            "a Gauss-Newton matrix needs the outputs and the loss of them apart: give Composed(outputs, loss_of), "
+            "or let the closure return (loss, outputs)"
+        )
+    return leaves, z, torch.autograd.grad(loss, z, create_graph=True)[0]
 
 
 @contextlib.contextmanager
-def twice_differentiable(theta: Tensor) -> Iterator[None]:
+def twice_differentiable(theta: Tensor, f: Any = None) -> Iterator[None]:
     """Gradients are on, attention and recurrent layers take forms with second derivatives; generators are put back."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    devices = [theta.device] if theta.is_cuda else []
+    fast, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled
+    module = getattr(f, "module", None)
+    recurrent = module is None or any(isinstance(part, nn.RNNBase) for part in module.modules())
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cudnn.enabled = cudnn and not recurrent  # its recurrent layers, and nothing else, are derived once
     try:
         with (
-            torch.random.fork_rng(devices=devices),
-            torch.backends.cudnn.flags(enabled=False),
+            torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []),
             sdpa_kernel(SDPBackend.MATH),
             torch.enable_grad(),
         ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.cudnn.enabled = cudnn
 
 
-def flat(pieces: Sequence[Tensor]) -> Tensor:
-    """Tensors as one vector, end to end."""
-    return pieces[0].reshape(-1) if len(pieces) == 1 else torch.cat([piece.reshape(-1) for piece in pieces])
+def flat(pieces: Sequence[Tensor], like: Tensor | None = None) -> Tensor:
+    """Tensors as one vector, end to end, complex ones as pairs; on the device and in the dtype of `like`."""
+    parts = [(torch.view_as_real(piece) if piece.is_complex() else piece).reshape(-1) for piece in pieces]
+    if like is not None:
+        parts = [part.to(like.device, like.dtype) for part in parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -149,6 +149,7 @@ class OnBatch:
     def __init__(self, network: Network, batch: Batch) -> None:
         self.network, self.batch = network, batch
         self.module, self.loss, self.rungs = network.module, network.loss, network.rungs
+        self.constant = False  # whether it is the same function of theta at the next step: no dropout, no buffers
         self._random = torch.get_rng_state()
         if is_mean_of_squares(network.loss):
             self.residuals = self._residuals

@@ -66,7 +66,8 @@ class _Point(NamedTuple):
 class Evaluations:
     """f, its evaluations counted, and what the last points gave remembered: what rules are handed as f.
 
-    `nfev`, `njev` and `nhev` count values, gradients, and products with a curvature or whole Hessians (a product each).
+    `nfev`, `njev` and `nhev` count values, gradients, and products with a curvature or whole Hessians; `passes` what
+    all of it costs, in gradients: a value a third, a product two, a whole Hessian two a column, a Jacobian one a row.
     A value asked for keeps its graph, so that the gradient at the same point is only the way back.
 
     >>> f = Evaluations(lambda theta: (theta**2).sum())
@@ -78,6 +79,7 @@ class Evaluations:
     def __init__(self, f: Any, kept: int = 2) -> None:
         self.f, self.kept = f, kept
         self.nfev = self.njev = self.nhev = 0
+        self.passes = 0.0
         self.rungs: dict[str, str] = getattr(f, "rungs", {})
         self._points: list[_Point] = []
 
@@ -96,6 +98,7 @@ class Evaluations:
         if known is not None:
             return known.value
         self.nfev += 1
+        self.passes += 1 / 3
         theta = theta.detach().clone()
         if hasattr(self.f, "value_and_gradient") or torch.is_inference_mode_enabled():
             with torch.no_grad():
@@ -114,6 +117,7 @@ class Evaluations:
         if known is not None and known.g is not None:
             return known.value, known.g
         self.njev += 1
+        self.passes += 1 if known is None else 2 / 3
         if known is not None and hasattr(self.f, "gradient"):
             point = known._replace(g=self.f.gradient(theta))
         elif known is not None and known.live is not None and known.leaf is not None and known.live.requires_grad:
@@ -138,16 +142,25 @@ class Evaluations:
     def hessian(self, theta: Tensor) -> Tensor:
         """The whole Hessian at theta, counted once."""
         self.nhev += 1
+        self.passes += 2 * len(theta)
         return derivatives.hessian(self.f, theta)
 
     def jacobian(self, theta: Tensor) -> Tensor:
         """The Jacobian of the residuals at theta, counted as a gradient."""
         self.njev += 1
-        return derivatives.jacobian(self.f, theta)
+        whole = derivatives.jacobian(self.f, theta)
+        self.passes += len(whole)
+        return whole
+
+    def graph(self, theta: Tensor) -> derivatives.Graph:
+        """An evaluation at theta with its graph."""
+        self.passes += 1
+        return derivatives.graph(self.f, theta)
 
     def _counted(self, product: derivatives.Product) -> derivatives.Product:
         def apply(u: Tensor) -> Tensor:
             self.nhev += 1
+            self.passes += 2
             return product(u)
 
         return product._replace(apply=apply)

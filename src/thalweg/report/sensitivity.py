@@ -45,22 +45,24 @@ def _panels(study: Study, groups: Groups, colours: Mapping[str, int], reading: R
     lost = len(best) < len(trials)
     x = logarithmic([rate(t.recipe) for t in trials])
     y = reading.upwards([reading.of(p) for p in best.values()], top=_BAND if lost else 0.0)
-    whole = max(t.recipe.steps for t in trials)
     confirmed = {t.algorithm: t.recipe for t in study.of("confirmation")}
     panels = []
     for name, group in groups.items():
         chosen = confirmed.get(name)
+        whole = max((t.recipe.steps for t in group), default=0)
         marks = [_mark(t, best.get(t.key), _shape(t, chosen, whole), reading, x, y) for t in group]
         guides = [] if chosen is None else [Guide(x.at(rate(chosen)))]
         series = [Series(name, colours[name], [], marks)]
-        panels.append(Panel(name, x.ticks, y.ticks, series, guides, band="diverged" if lost else ""))
+        knob, _ = group[0].recipe.leading if group else ("lr", 0.0)
+        title = name if knob == "lr" else f"{name} ({knob})"
+        panels.append(Panel(title, x.ticks, y.ticks, series, guides, band="diverged" if lost else ""))
     return panels
 
 
 def _mark(trial: Trial, point: Point | None, shape: str, reading: Reading, x: Scale, y: Scale) -> Mark:
     value = math.nan if point is None else reading.of(point)
     others = knobs(trial.recipe)
-    said = f"lr {number(rate(trial.recipe))}" + (f", {others}" if others else "")
+    said = f"{trial.recipe.leading[0]} {number(rate(trial.recipe))}" + (f", {others}" if others else "")
     if not math.isfinite(value):
         return Mark(x.at(rate(trial.recipe)), _BAND / 2, f"{said}: {trial.outcome} at step {trial.steps}", "cross")
     how = f" after {trial.steps} steps" if shape == "hollow" else ""

@@ -169,13 +169,14 @@ def standings(study: Study) -> Table:
         said = "recommended" if standing.algorithm == verdict.recommended else "tied" if standing.tied else ""
         if standing.diverged:
             said = f"{standing.diverged} of {standing.diverged + len(standing.values)} diverged"
+        knob, value = standing.recipe.leading
         steps = "never" if standing.steps_to_target is None else f"{standing.steps_to_target:,.0f} steps"
         table.add_row(
             str(place),
             standing.algorithm,
             f"{standing.mean:.4g}",
             f"{standing.low:.4g} to {standing.high:.4g}",
-            f"{standing.recipe.knobs.get('lr', standing.recipe.rule().knobs['lr']):.3g}",
+            f"{value:.3g}" if knob == "lr" else f"{knob} {value:.3g}",
             steps,
             said,
             style="bold" if said == "recommended" else None,

@@ -44,17 +44,18 @@ def share(part: int, whole: int) -> str:
 
 
 def rate(recipe: Recipe) -> float:
-    """The learning rate of a recipe, its algorithm's default where it does not say."""
-    return recipe.knobs.get("lr", recipe.rule().knobs["lr"])
+    """The learning rate of a recipe, or what its algorithm has in its place; the default where it does not say."""
+    return recipe.leading[1]
 
 
 def knobs(recipe: Recipe) -> str:
-    """What a recipe says beside lr, in a line.
+    """What a recipe says beside lr (or what its algorithm has in its place), in a line.
 
     >>> knobs(Recipe("adam", steps=10, knobs={"lr": 0.1, "beta1": 0.8}, warmup=0.05))
     'beta1 0.8, warmup 0.05'
     """
-    said: dict[str, Any] = {name: value for name, value in recipe.knobs.items() if name != "lr"}
+    leading, _ = recipe.leading
+    said: dict[str, Any] = {name: value for name, value in recipe.knobs.items() if name != leading}
     said |= {name: getattr(recipe, name) for name in _STRATEGIES if getattr(recipe, name) != getattr(Recipe, name)}
     return ", ".join(
         f"{name} {value if isinstance(value, str) else number(float(value))}" for name, value in said.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from thalweg.training.recipe import Recipe
 from thalweg.training.run import Run
@@ -16,8 +17,10 @@ def held(recipe: Recipe, steps: int) -> Recipe:
     >>> held(Recipe("sgd", steps=100, knobs={"lr": 0.5}), 100).knobs
     {'lr': 0.05}
     """
-    lr = recipe.schedules()["lr"]
-    top = recipe.knobs.get("lr", recipe.rule().knobs["lr"])
+    name, top = recipe.leading
+    if name != "lr":
+        return recipe.with_(steps=steps)
+    lr: Any = recipe.schedules()["lr"]
     last = max(lr(steps - 1) if callable(lr) else lr, LEAST_LR * top)
     return recipe.with_(steps=steps, schedule="constant", warmup=0.0, knobs={**recipe.knobs, "lr": last})
 

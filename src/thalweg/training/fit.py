@@ -245,9 +245,10 @@ class _Work:
 
 def _refuse_infinite(run: Run) -> None:
     if not torch.isfinite(run.network.theta).all():
+        knob, value = run.recipe.leading
         raise DivergenceError(
-            f"the parameters are no longer finite after step {run.t} of {run.recipe.steps}, with lr "
-            f"{run.recipe.knobs.get('lr', run.rule.knobs['lr']):.3g}: try a smaller lr"
+            f"the parameters are no longer finite after step {run.t} of {run.recipe.steps}, with {knob} {value:.3g}: "
+            f"try a smaller {knob}"
         )
 
 

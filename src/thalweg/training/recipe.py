@@ -86,11 +86,25 @@ class Recipe:
             rule = averaged_exponentially(rule, ema_decay=self.ema_decay)
         return rule
 
+    @property
+    def leading(self) -> tuple[str, float]:
+        """The knob that decides most, with its value: lr, or the first knob of a rule that has none.
+
+        >>> Recipe("adam", steps=1).leading
+        ('lr', 0.001)
+        """
+        knobs = self.rule().knobs
+        name = "lr" if "lr" in knobs else next(iter(knobs))
+        return name, self.knobs.get(name, knobs[name])
+
     def schedules(self) -> dict[str, float | Callable[[int], float]]:
         """The knobs as `descend` takes them: lr a function of the step, that ends with the run."""
         knobs: dict[str, Any] = dict(self.knobs)
+        name, value = self.leading
+        if name != "lr":  # the size of a trust region, say: not a matter of a schedule
+            return knobs
         rise = round(self.warmup * self.steps)
-        lr = SCHEDULES[self.schedule](knobs.get("lr", self.rule().knobs["lr"]), max(1, self.steps - rise))
+        lr = SCHEDULES[self.schedule](value, max(1, self.steps - rise))
         return {**knobs, "lr": warmed_up(lr, rise) if rise else lr}
 
     @torch.no_grad()

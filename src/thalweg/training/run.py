@@ -64,9 +64,10 @@ class Run:
         for step in stream:
             self.t, self.memory = step.t, step.memory
             if not math.isfinite(step.loss):
+                knob, _ = self.recipe.leading
                 raise DivergenceError(
-                    f"the loss is {step.loss} at step {step.t} of {self.recipe.steps}, with lr "
-                    f"{step.knobs['lr']:.3g} and gradient norm {float(step.g.norm()):.3g}: try a smaller lr"
+                    f"the loss is {step.loss} at step {step.t} of {self.recipe.steps}, with {knob} "
+                    f"{step.knobs[knob]:.3g} and gradient norm {float(step.g.norm()):.3g}: try a smaller {knob}"
                 )
             if step.t == 1:
                 self.first_loss = step.loss
