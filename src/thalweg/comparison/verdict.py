@@ -52,6 +52,11 @@ class Verdict:
     standings: list[Standing]  # best first
     sentence: str
 
+    @property
+    def timed(self) -> bool:
+        """Whether time is what compares them: runs have different numbers of steps, for steps cost differently."""
+        return len({standing.recipe.steps for standing in self.standings}) > 1
+
 
 def judge(confirmations: list[Trial], metric: Metric) -> Verdict:
     """The verdict of the confirmation runs: Welch tests against the best mean, corrected by Holm's method.

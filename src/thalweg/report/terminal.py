@@ -170,7 +170,13 @@ def standings(study: Study) -> Table:
         if standing.diverged:
             said = f"{standing.diverged} of {standing.diverged + len(standing.values)} diverged"
         knob, value = standing.recipe.leading
-        steps = "never" if standing.steps_to_target is None else f"{standing.steps_to_target:,.0f} steps"
+        arrived = standing.steps_to_target
+        if arrived is None:
+            steps = "never"
+        elif verdict.timed:
+            steps = f"{standing.cpu_seconds * arrived / standing.recipe.steps:,.2g} s"
+        else:
+            steps = f"{arrived:,.0f} steps"
         table.add_row(
             str(place),
             standing.algorithm,
