@@ -1,10 +1,7 @@
 """What a rule that sees f asks of it: values, gradients, and products with its curvature.
 
-Products with a curvature go down a ladder, and say on which rung they stand: differentiating twice ("double backward");
-where that fails or is found wrong, differences of gradients at 1 % of the length of theta, or of outputs ("finite
-differences"); else a CurvatureError says why not. Found wrong is what is not symmetric (weight_norm in torch), and what
-differences in float64 contradict (spectral_norm in training: symmetric, and some percent off). Where f cannot be had
-in float64 (a closure, constants in float32), only an error of a third or more is noticed.
+Products with a curvature go down the ladder of `core/ladder.py`, and say on which rung they stand: differentiating
+twice, else differences of gradients at 1 % of the length of theta, or of outputs, else a CurvatureError says why not.
 """
 
 from __future__ import annotations
@@ -18,13 +15,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.core.errors import CurvatureError
-from thalweg.core.probes import COARSE, FINE, Apply, asymmetry, contradiction
+from thalweg.core.ladder import Apply, laddered
 
 RELATIVE = 0.01  # of the length of theta: nearer, the kinks of ReLUs decide; in float32 rounding does
-
-PROBED = 8  # examples of a batch: what differentiates wrongly does so on few
-
-DOUBLE_BACKWARD, DIFFERENCES = "double backward", "finite differences"
 
 
 class Product(NamedTuple):
@@ -98,7 +91,7 @@ def hessian_at(f: Any, theta: Tensor) -> Product:
     if hasattr(f, "hessian_at"):
         product: Product = f.hessian_at(theta)
         return product
-    return _laddered(f, theta, "hessian", _double_backward, differences)
+    return Product(*laddered(f, theta, "hessian", _double_backward, differences))
 
 
 def hessian_vector(f: Any, theta: Tensor, u: Tensor) -> Tensor:
@@ -138,7 +131,7 @@ def gauss_newton_at(f: Any, theta: Tensor) -> Product:
     if hasattr(f, "gauss_newton_at"):
         product: Product = f.gauss_newton_at(theta)
         return product
-    return _laddered(f, theta, "gauss_newton", _gauss_newton, _gauss_newton_by_differences)
+    return Product(*laddered(f, theta, "gauss_newton", _gauss_newton, _gauss_newton_by_differences))
 
 
 def residuals(f: Any, theta: Tensor) -> Tensor:
@@ -174,63 +167,7 @@ def jacobian(f: Any, theta: Tensor) -> Tensor:
     return rows
 
 
-# The ladder
-
-_Made = Callable[[Any, Tensor], Apply]
-
-
-def _laddered(
-    f: Any,
-    theta: Tensor,
-    kind: str,
-    twice: _Made,
-    by_differences: Callable[..., Apply],
-) -> Product:
-    """What was found is noted in `f.rungs`, where f has that, and not probed again."""
-    if theta.is_complex():
-        raise CurvatureError("second derivatives are of real parameters: give torch.view_as_real of complex ones")
-    rungs: dict[str, str] = getattr(f, "rungs", {})
-    rung, why = rungs.get(kind), ""
-    if rung in (None, DOUBLE_BACKWARD):
-        try:
-            apply = twice(f, theta)
-            off = 0.0 if rung else asymmetry(apply, theta)
-            if off > torch.finfo(theta.dtype).eps ** 0.5:
-                why = f"its second derivatives are not symmetric, by {off:.1g}"
-            elif not rung and (error := _contradiction(f, theta, twice, by_differences)):
-                why = f"its second derivatives and differences of its first ones are {error:.1g} apart"
-        except RuntimeError as failed:  # NotImplementedError is one
-            why = str(failed).splitlines()[0]
-        if not why:
-            if off == off:  # where f is not finite the probes say nothing
-                rungs[kind] = DOUBLE_BACKWARD
-            return Product(apply, DOUBLE_BACKWARD)
-    if rung is None:
-        try:
-            apply = by_differences(f, theta)
-            off = asymmetry(apply, theta)
-        except RuntimeError as failed:
-            raise CurvatureError(f"no second derivatives of this objective can be had: {why}; {failed}") from failed
-        if not off <= 0.1:
-            raise CurvatureError(
-                f"no second derivatives of this objective can be trusted: {why}; differences of its first derivatives "
-                f"are not symmetric either, by {off:.1g}: use an algorithm that needs none"
-            )
-        rungs[kind], rungs[f"why not {kind} twice"] = DIFFERENCES, why
-    return Product(by_differences(f, theta), DIFFERENCES)
-
-
-def _contradiction(f: Any, theta: Tensor, twice: _Made, by_differences: Callable[..., Apply]) -> float:
-    """How far the first rung is from the second on some of the examples, in float64 where f can be had in it."""
-    tries = [(theta.double(), FINE), (theta, COARSE)]
-    if hasattr(f, "graph") and theta.dtype != torch.float64:  # a closure's parameters have the dtype that they have
-        del tries[0]
-    if hasattr(f, "part"):
-        f = f.part(torch.arange(min(PROBED, len(f.batch)), device=theta.device))
-    for at, precision in tries:
-        with contextlib.suppress(RuntimeError, TypeError, ValueError):
-            return contradiction(twice(f, at), lambda step, at=at: by_differences(f, at, step), at, precision)
-    return 0.0
+# The rungs of the ladder
 
 
 def differences(f: Any, theta: Tensor, relative: float = RELATIVE) -> Apply:
@@ -267,10 +204,16 @@ def _double_backward(f: Any, theta: Tensor) -> Apply:
 
 def _gauss_newton(f: Any, theta: Tensor) -> Apply:
     with twice_differentiable(theta, f):
-        leaves, z, dz = _of_outputs(f, theta)
+        leaves, z, loss = graph(f, theta)
+        if z is None:
+            raise CurvatureError(
+                "a Gauss-Newton matrix needs the outputs and the loss of them apart: give Composed(outputs, loss_of), "
+                "or let the closure return (loss, outputs)"
+            )
+        dz = torch.autograd.grad(loss, z, create_graph=True)[0]
         dummy = torch.zeros_like(z, requires_grad=True)
-        jt = torch.autograd.grad(z, leaves, dummy, create_graph=True, materialize_grads=True)  # linear in dummy
-        jt = flat(jt, theta)
+        rows = torch.autograd.grad(z, leaves, dummy, create_graph=True, materialize_grads=True)
+        jt = flat(rows, theta)  # linear in dummy
 
     def apply(u: Tensor) -> Tensor:
         if not dz.requires_grad:  # the loss is linear in the outputs
@@ -296,38 +239,29 @@ def _gauss_newton_by_differences(f: Any, theta: Tensor, relative: float | None =
             found: Tensor = f.outputs(at)
         return found
 
-    with twice_differentiable(theta, f):
-        leaves, z, _ = _of_outputs(f, theta)
-
     def apply(u: Tensor) -> Tensor:
+        with twice_differentiable(theta, f):  # a new graph for each: one of torch.compile is there once
+            leaves, z, loss = graph(f, theta)
         ju = _central(outputs, theta, u, relative)
         lju = _central(lambda at: gradient(f.loss_of, at), z.detach(), ju, relative)
-        return flat(torch.autograd.grad(z, leaves, lju, retain_graph=True, materialize_grads=True), theta).detach()
+        return flat(torch.autograd.grad(z, leaves, lju, materialize_grads=True), theta).detach()
 
     return apply
-
-
-def _of_outputs(f: Any, theta: Tensor) -> tuple[Sequence[Tensor], Tensor, Tensor]:
-    """The leaves, the outputs and the gradient of the loss in them, all with their graphs."""
-    leaves, z, loss = graph(f, theta)
-    if z is None:
-        raise CurvatureError(
-            "a Gauss-Newton matrix needs the outputs and the loss of them apart: give Composed(outputs, loss_of), "
-            "or let the closure return (loss, outputs)"
-        )
-    return leaves, z, torch.autograd.grad(loss, z, create_graph=True)[0]
 
 
 @contextlib.contextmanager
 def twice_differentiable(theta: Tensor, f: Any = None) -> Iterator[None]:
     """Gradients are on, attention and recurrent layers take forms with second derivatives; generators are put back."""
-    fast, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled
+    fast, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn
     module = getattr(f, "module", None)
     recurrent = module is None or any(isinstance(part, nn.RNNBase) for part in module.modules())
+    # cuDNN's recurrent layers, and nothing else of it, are differentiated only once.
+    without = theta.is_cuda and recurrent
+    as_they_are = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic, "allow_tf32": cudnn.allow_tf32}
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.cudnn.enabled = cudnn and not recurrent  # its recurrent layers, and nothing else, are derived once
     try:
         with (
+            cudnn.flags(enabled=False, **as_they_are) if without else contextlib.nullcontext(),
             torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []),
             sdpa_kernel(SDPBackend.MATH),
             torch.enable_grad(),
@@ -335,7 +269,6 @@ def twice_differentiable(theta: Tensor, f: Any = None) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.cudnn.enabled = cudnn
 
 
 def flat(pieces: Sequence[Tensor], like: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ class Network:
         self._pieces = list(self.views(self._g).values())
         self._gradients: list[Tensor] = []
         self._one = torch.ones((), dtype=self.theta.dtype, device=self.theta.device)
+        self.sparse = any(getattr(part, "sparse", False) for part in module.modules())  # embeddings with such gradients
         self.rungs: dict[str, str] = {}  # what the ladder of derivatives found to work on this module
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
@@ -150,26 +151,64 @@ class OnBatch:
         self.network, self.batch = network, batch
         self.module, self.loss, self.rungs = network.module, network.loss, network.rungs
         self.constant = False  # whether it is the same function of theta at the next step: no dropout, no buffers
-        self._random = torch.get_rng_state()
+        self._random = [torch.get_rng_state()]
+        if network.theta.is_cuda:
+            self._random.append(torch.cuda.get_rng_state(network.theta.device))
         if is_mean_of_squares(network.loss):
             self.residuals = self._residuals
 
     def __call__(self, theta: Tensor) -> Tensor:
         """The loss at `theta: (n,)`."""
-        return self.loss_of(self.outputs(theta))
+        try:
+            return self.loss_of(self.outputs(theta))
+        except RuntimeError as error:
+            if _RECOMPUTED not in str(error):
+                raise
+        loss: Tensor = _AtOnce.apply(theta, self)  # type: ignore[no-untyped-call]
+        return loss
 
     def outputs(self, theta: Tensor) -> Tensor:
-        """What the module answers at `theta: (n,)`, in the mode in which it is."""
-        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        state = {**self.network.views(theta), **buffers}
-        with torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []):
-            torch.set_rng_state(self._random)
-            found: Tensor = torch.func.functional_call(self.module, state, (self.batch.inputs,), tie_weights=True)
+        """What the module answers at `theta: (n,)`, in the mode in which it is; in float64 where theta is that."""
+        with torch.autograd.graph.disable_saved_tensors_hooks(_RECOMPUTED):
+            found: Tensor = self._run(self.module, theta, "", self._wide(self.batch.inputs, theta))
         return found
 
     def loss_of(self, outputs: Tensor) -> Tensor:
         """The loss of outputs for this batch."""
-        return self.loss(outputs, self.batch.targets)
+        return self.loss(outputs, self._wide(self.batch.targets, outputs))
+
+    def value_and_gradient_at_once(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and the gradient, found while the module's parameters are theta's, on the way back too."""
+        with torch.enable_grad():
+            leaf = theta.detach().clone().requires_grad_()
+
+            def there_and_back() -> tuple[Tensor, Tensor]:
+                loss = self.loss_of(self.module(self._wide(self.batch.inputs, theta)))
+                return loss.detach(), torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
+
+            found: tuple[Tensor, Tensor] = self._run(_Around(self.module), leaf, "module.", there_and_back)
+        return found
+
+    def _run(self, module: nn.Module, theta: Tensor, prefix: str, what: Any) -> Any:
+        """Calls a module with parameters of theta, copies of the buffers, and the generators as they were."""
+        network = self.network
+        parameters = network.views(theta)
+        if network.sparse and theta.requires_grad:
+            parameters = {name: _Dense.apply(view) for name, view in parameters.items()}  # type: ignore[no-untyped-call]
+        if theta.dtype != network.theta.dtype:
+            named = self.module.named_parameters()
+            parameters |= {n: self._wide(p, theta) for n, p in named if n not in parameters}  # frozen ones
+        buffers = {name: self._wide(buffer, theta).clone() for name, buffer in self.module.named_buffers()}
+        state = {f"{prefix}{name}": value for name, value in {**parameters, **buffers}.items()}
+        with torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []):
+            torch.set_rng_state(self._random[0])
+            if theta.is_cuda:
+                torch.cuda.set_rng_state(self._random[1], theta.device)
+            return torch.func.functional_call(module, state, (what,), tie_weights=True)
+
+    def _wide(self, tensor: Tensor, other: Tensor) -> Tensor:
+        """A tensor of the network's dtype in float64 where that other one is."""
+        return tensor.double() if other.dtype == torch.float64 and tensor.dtype == self.network.theta.dtype else tensor
 
     def part(self, indices: Tensor) -> OnBatch:
         """The same on some of the batch's examples."""
@@ -184,3 +223,48 @@ class OnBatch:
 def is_mean_of_squares(loss: Loss) -> bool:
     """Whether a loss is the mean of squared differences."""
     return loss is nn.functional.mse_loss or (isinstance(loss, nn.MSELoss) and loss.reduction == "mean")
+
+
+# Parameters are theta's while the module runs. What it computes anew on the way back (torch.utils.checkpoint) would be
+# of its own parameters, and wrong without a word: then the way back is taken before they are put back.
+_RECOMPUTED = (
+    "the module computes activations anew on the way back (torch.utils.checkpoint), when its parameters are no longer "
+    "theta: second derivatives are not to be had in one piece"
+)
+
+
+class _Around(nn.Module):
+    """Calls something while it is called itself, so that the parameters of the module inside are then those given."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+
+class _AtOnce(torch.autograd.Function):
+    """A value that knows its gradient, and no more."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, f: OnBatch) -> Tensor:
+        loss, ctx.g = f.value_and_gradient_at_once(theta)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, None]:
+        return d * ctx.g, None
+
+
+class _Dense(torch.autograd.Function):
+    """The tensor itself; a sparse gradient becomes dense, for it cannot be put together with others."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g.to_dense() if g.is_sparse else g

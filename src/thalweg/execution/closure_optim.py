@@ -115,9 +115,9 @@ class ClosureOptimizer(torch.optim.Optimizer):
         return dict(self.state.get(self._params()[0], {}))
 
     def _settings(self) -> dict[str, Any]:
-        first = self.param_groups[0]
+        first, names = self.param_groups[0], [*STOPPING, *self._rule.knobs, "maximize"]
         for group in self.param_groups[1:]:
-            for name in self.defaults:
+            for name in names:
                 if name != "lr" and group[name] != first[name]:
                     raise AlgorithmError(
                         f"{type(self).__name__} has one {name} for all parameters, as they are one vector: the groups "
@@ -125,7 +125,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
                     )
         return {
             name: value.item() if isinstance(value := first[name], Tensor) and value.dim() == 0 else value
-            for name in self.defaults
+            for name in names
         }
 
     def _scale(self, objective: Objective) -> Tensor | None:
