@@ -11,14 +11,21 @@ import pytest
 import torch
 
 from thalweg import optim
+from thalweg.execution.closure_optim import ClosureOptimizer
 
 with warnings.catch_warnings():  # it says at import that hypothesis is not installed
     warnings.simplefilter("ignore")
     from torch.testing._internal.common_optimizers import optim_db
 
 COUNTED = 91  # configurations for the CPU in torch 2.13
-LATER = ("LBFGS",)  # it comes with the algorithms of second order
-MODERN = [name for name in optim.__all__ if name not in ("Optimizer", "SAM") and not hasattr(torch.optim, name)]
+APART = ("LBFGS",)  # it evaluates the closure itself: test_lbfgs.py has its configurations
+MODERN = [
+    name
+    for name in optim.__all__
+    if name not in ("Optimizer", "SAM")
+    and not hasattr(torch.optim, name)
+    and not issubclass(getattr(optim, name), ClosureOptimizer)
+]
 SHAPES = {"Muon": [(3, 4), (5, 2)], "SparseAdam": [(3, 4), (5,)]}
 
 
@@ -33,7 +40,7 @@ def configs(info):
     return info.optim_inputs_func(device="cpu", dtype=torch.float64)
 
 
-INFOS = [ours(info) for info in optim_db if info.name not in LATER]
+INFOS = [ours(info) for info in optim_db if info.name not in APART]
 
 
 def pytest_configure(config):

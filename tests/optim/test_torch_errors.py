@@ -63,4 +63,4 @@ def test_the_arguments_are_torchs_and_two_more(info):
 
 def test_every_class_of_torch_is_there_but_lbfgs():
     theirs = {n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)}
-    assert theirs - set(optim.__all__) == {"LBFGS"}
+    assert theirs <= set(optim.__all__)

@@ -16,6 +16,7 @@ Any function of `theta: (n,)` that gives one number is an objective. One that kn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,7 +69,8 @@ class Evaluations:
 
     `nfev`, `njev` and `nhev` count values, gradients, and products with a curvature or whole Hessians; `passes` what
     all of it costs, in gradients: a value a third, a product two, a whole Hessian two a column, a Jacobian one a row.
-    A value asked for keeps its graph, so that the gradient at the same point is only the way back.
+    A value asked for keeps its graph, so that the gradient at the same point is only the way back. After `most`
+    evaluations f is plus infinity everywhere new: a search then ends with the best point that it has.
 
     >>> f = Evaluations(lambda theta: (theta**2).sum())
     >>> theta = torch.tensor([3.0])
@@ -76,8 +78,8 @@ class Evaluations:
     (9.0, tensor([6.]), 1, 1)
     """
 
-    def __init__(self, f: Any, kept: int = 2) -> None:
-        self.f, self.kept = f, kept
+    def __init__(self, f: Any, kept: int = 2, most: float = math.inf) -> None:
+        self.f, self.kept, self.most = f, kept, most
         self.nfev = self.njev = self.nhev = 0
         self.passes = 0.0
         self.rungs: dict[str, str] = getattr(f, "rungs", {})
@@ -88,6 +90,11 @@ class Evaluations:
             raise AttributeError(name)
         return getattr(self.f, name)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the evaluations allowed are used up."""
+        return max(self.nfev, self.njev) >= self.most
+
     def know(self, theta: Tensor, value: Tensor, g: Tensor) -> None:
         """Notes a value and a gradient that were found elsewhere."""
         self._keep(_Point(theta.clone(), value.detach(), g.clone(), None, None))
@@ -97,6 +104,8 @@ class Evaluations:
         known = self._known(theta)
         if known is not None:
             return known.value
+        if self.exhausted:
+            return theta.new_tensor(math.inf)
         self.nfev += 1
         self.passes += 1 / 3
         theta = theta.detach().clone()
@@ -116,6 +125,8 @@ class Evaluations:
         known = self._known(theta)
         if known is not None and known.g is not None:
             return known.value, known.g
+        if self.exhausted:
+            return theta.new_tensor(math.inf), torch.full_like(theta, math.nan)
         self.njev += 1
         self.passes += 1 if known is None else 2 / 3
         if known is not None and hasattr(self.f, "gradient"):

@@ -105,12 +105,12 @@ class Objective:
             for p in self.params:
                 p.grad = None
             if moved:
-                self.put(theta)
+                for p, piece in zip(self.params, self.pieces(theta), strict=True):
+                    p.data.copy_(piece)  # through `data`, unnoticed: a graph kept is right once they are put back
             yield
         finally:
-            with torch.no_grad():
-                for p, copy in zip(self.params, copies, strict=False):
-                    p.copy_(copy)
+            for p, copy in zip(self.params, copies, strict=False):
+                p.data.copy_(copy)
             for p, grad in zip(self.params, grads, strict=True):
                 p.grad = grad
 

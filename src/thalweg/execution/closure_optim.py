@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -74,7 +75,10 @@ class ClosureOptimizer(torch.optim.Optimizer):
         objective = Objective(closure, self._params(), self._module, self._loss, self._rungs)
         scale, sign = self._scale(objective), -1.0 if settings["maximize"] else 1.0
         plain = scale is None and sign == 1.0
-        f = Evaluations(objective if plain else Rescaled(objective, 1.0 if scale is None else scale, sign))
+        f = Evaluations(
+            objective if plain else Rescaled(objective, 1.0 if scale is None else scale, sign),
+            most=math.inf if settings["max_eval"] is None else settings["max_eval"],
+        )
         theta = objective.theta if scale is None else objective.theta / scale
         if scale is not None:
             objective.put(scale * theta)  # bit by bit where f is evaluated
@@ -87,9 +91,6 @@ class ClosureOptimizer(torch.optim.Optimizer):
         memory = {name: held.get(name) for name in self._rule.remembers} if held else self._rule.start(theta, **knobs)
         first = held.get("first", float(g.abs().max()))
         for k in range(settings["max_iter"]):
-            if k and settings["max_eval"] is not None and f.njev >= settings["max_eval"]:
-                memory["status"] = int(Status.EVALUATIONS)
-                break
             if float(g.abs().max()) <= settings["tolerance_grad"] * min(1.0, first):
                 memory["status"] = int(Status.CONVERGED)
                 break
@@ -97,6 +98,9 @@ class ClosureOptimizer(torch.optim.Optimizer):
                 delta, memory = self._rule.step({"g": g, "theta": theta, "f": f}, memory, knobs)
                 theta = theta + delta
                 objective.put(theta if scale is None else scale * theta)
+            if f.exhausted:
+                memory["status"] = int(Status.EVALUATIONS)
+                break
             if memory.get("status", Status.GOING_ON) != Status.GOING_ON or k + 1 == settings["max_iter"]:
                 break
             before = value

@@ -57,17 +57,23 @@ def _begin_together(
     for p, state in zip(params, states, strict=True):
         laid_out = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         state.update({k: v.contiguous() for k, v in laid_out.items()})
-    held = [key in state for state in states for name in rule.remembers if (key := _key(layout, name))]
+    whole = lifted(rule, [p.shape for p in params])
+    held = []
+    for name in whole.remembers:  # name.k is that of parameter k alone
+        owner, _, k = name.partition(".")
+        if key := _key(layout, owner):
+            held += [key in state for state in (states[int(k) : int(k) + 1] if k else states)]
     if held and all(held):
-        for name, start in rule.remembers.items():  # numbers of the whole vector are one tensor for all
+        for name, start in whole.remembers.items():  # numbers of the whole vector are one tensor for all
+            if start.scalar or "." in name:
+                continue
             values = [state[_key(layout, name)] for state in states]
-            if not start.scalar and all(v.dim() == 0 for v in values) and any(p.dim() for p in params):
+            if all(v.dim() == 0 for v in values) and any(p.dim() for p in params):
                 for state in states:
                     state[_key(layout, name)] = values[0]
         return
-    rule = lifted(rule, [p.shape for p in params])
     theta = torch.cat([_theta(p).reshape(-1) for p in params])
-    for name, value in rule.start(theta, **knobs).items():
+    for name, value in whole.start(theta, **knobs).items():
         owner, _, k = name.partition(".")
         key = _key(layout, owner)
         if k:

@@ -7,6 +7,7 @@ schedules as knobs, `execution`, `flatten`, `eval` and `train`, state that is ma
 """
 
 from thalweg.execution.torch_optim import Optimizer
+from thalweg.optim.second_order import BFGS, LBFGS, Newton, NewtonCG, SaddleFreeNewton
 from thalweg.optim.since import (
     ADOPT,
     LAMB,
@@ -49,8 +50,10 @@ from thalweg.optim.torchs import (
 __all__ = [
     "ADOPT",
     "ASGD",
+    "BFGS",
     "LAMB",
     "LARS",
+    "LBFGS",
     "SAM",
     "SGD",
     "SOAP",
@@ -71,12 +74,15 @@ __all__ = [
     "Muon",
     "MuonAdamW",
     "NAdam",
+    "Newton",
+    "NewtonCG",
     "Optimizer",
     "PSGDKron",
     "Prodigy",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SaddleFreeNewton",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Shampoo",
