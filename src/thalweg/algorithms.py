@@ -48,6 +48,15 @@ from thalweg.modern import (
     soap,
     sophia,
 )
+from thalweg.second_order import (
+    bfgs,
+    cubic_newton,
+    lbfgs,
+    newton,
+    newton_cg,
+    saddle_free_newton,
+    trust_newton,
+)
 
 
 class Algorithm(NamedTuple):
@@ -59,9 +68,9 @@ class Algorithm(NamedTuple):
     summary: str
 
 
-def _described(module: ModuleType) -> Algorithm:
-    """Read off a module that is called as its rule, its section in brackets in the first line of its docstring."""
-    name = module.__name__.rpartition(".")[2]
+def _described(module: ModuleType, name: str = "") -> Algorithm:
+    """Read off a module that is called as its rule (or not), its section in the first line of its docstring."""
+    name = name or module.__name__.rpartition(".")[2]
     rule: Rule = getattr(module, name)
     section = re.search(r"\((.*)\)", (module.__doc__ or "").splitlines()[0])
     if section is None:
@@ -77,7 +86,17 @@ _MODULES = (
     adafactor, lars, lamb, muon, muon_adamw, shampoo, soap, psgd_kron,
     dog, dadapt_adam, prodigy, sophia, sam,
 )  # fmt: skip
-ALGORITHMS: dict[str, Algorithm] = {entry.name: entry for entry in map(_described, _MODULES)}
+
+# They see f: evaluate it elsewhere, search along lines or within regions, and ask for its curvature.
+_SECOND_ORDER = (
+    *((module, "") for module in (newton, newton_cg, saddle_free_newton)),
+    *((module, "") for module in (bfgs, lbfgs)),
+)
+SECOND_ORDER = tuple(name or module.__name__.rpartition(".")[2] for module, name in _SECOND_ORDER)
+
+ALGORITHMS: dict[str, Algorithm] = {
+    entry.name: entry for entry in (*map(_described, _MODULES), *(_described(*place) for place in _SECOND_ORDER))
+}
 
 # What compare races where nobody says: each more costs a share of the budget of all.
 RACED = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop_nesterov", "adam", "adamw", "nadam", "lion")

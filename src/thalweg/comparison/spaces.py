@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
-from thalweg.algorithms import algorithm
+from thalweg.algorithms import SECOND_ORDER, algorithm
 from thalweg.core.errors import AlgorithmError
 from thalweg.training.recipe import Recipe
 
@@ -215,12 +215,35 @@ SPACES: dict[str, Space] = {
     ),
 }
 
+# Of an algorithm that searches along a line lr is only the first step tried; of one that searches within a region, the
+# radius (or its weight) only the first one. Both are found again at every step, so that there is little to search.
+_FIRST = Dimension("lr", 0.1, 10.0)
+_RADIUS = (Dimension("radius", 0.1, 10.0),)
+_PAIRS = Dimension("history_size", scale="choice", choices=(5.0, 10.0, 20.0, 50.0), from_trials=SECOND)
+SPACES |= {
+    "newton": (_FIRST,),
+    "newton_cg": (_FIRST,),
+    "saddle_free_newton": (_FIRST, Dimension("damping", 1e-6, 1e-1, from_trials=SECOND)),
+    "cubic_newton": (Dimension("sigma", 0.1, 10.0),),
+    "trust_ncg": _RADIUS,
+    "trust_krylov": _RADIUS,
+    "trust_exact": _RADIUS,
+    "dogleg": _RADIUS,
+    "fletcher_reeves": (_FIRST,),
+    "polak_ribiere": (_FIRST,),
+    "hestenes_stiefel": (_FIRST,),
+    "dai_yuan": (_FIRST,),
+    "hager_zhang_cg": (_FIRST,),
+    "bfgs": (_FIRST,),
+    "lbfgs": (_FIRST, _PAIRS),
+}
+
 # Where "the defaults" of a library leave lr to the user, the value that its documentation shows.
 DEFAULTS: dict[str, dict[str, float]] = {"sgd": {"lr": 0.1}, "momentum": {"lr": 0.01}, "nesterov": {"lr": 0.01}}
 
 # Algorithms that take the whole training set as one batch: they search along a line or within a region, on a function
 # that must be the same from step to step. Their steps are lengths that they find themselves: lr is not decayed.
-WHOLE_BATCH: frozenset[str] = frozenset()
+WHOLE_BATCH = frozenset(SECOND_ORDER) - {"stochastic_lbfgs", "natural_gradient", "kfac", "ekfac"}
 
 _FIELDS = {field.name for field in fields(Recipe)}
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.core.errors import CurvatureError
-from thalweg.core.ladder import Apply, laddered
+from thalweg.core.ladder import Apply, contradicted, laddered
+from thalweg.core.noise import signs
 
 RELATIVE = 0.01  # of the length of theta: nearer, the kinks of ReLUs decide; in float32 rounding does
 
@@ -76,6 +77,9 @@ def gradient(f: Any, theta: Tensor) -> Tensor:
     >>> gradient(lambda x: (x * x).sum(), torch.tensor([1.0, -2.0]))
     tensor([ 2., -4.])
     """
+    if hasattr(f, "gradient"):
+        g: Tensor = f.gradient(theta)
+        return g
     return value_and_gradient(f, theta)[1]
 
 
@@ -91,7 +95,8 @@ def hessian_at(f: Any, theta: Tensor) -> Product:
     if hasattr(f, "hessian_at"):
         product: Product = f.hessian_at(theta)
         return product
-    return Product(*laddered(f, theta, "hessian", _double_backward, differences))
+    wrong = lambda: contradicted(f, theta, _double_backward, _gradient)  # noqa: E731
+    return Product(*laddered(f, theta, "hessian", _double_backward, differences, wrong))
 
 
 def hessian_vector(f: Any, theta: Tensor, u: Tensor) -> Tensor:
@@ -131,7 +136,8 @@ def gauss_newton_at(f: Any, theta: Tensor) -> Product:
     if hasattr(f, "gauss_newton_at"):
         product: Product = f.gauss_newton_at(theta)
         return product
-    return Product(*laddered(f, theta, "gauss_newton", _gauss_newton, _gauss_newton_by_differences))
+    wrong = lambda: _wrong_ways(f, theta)  # noqa: E731
+    return Product(*laddered(f, theta, "gauss_newton", _gauss_newton, _gauss_newton_by_differences, wrong))
 
 
 def residuals(f: Any, theta: Tensor) -> Tensor:
@@ -172,12 +178,13 @@ def jacobian(f: Any, theta: Tensor) -> Tensor:
 
 def differences(f: Any, theta: Tensor, relative: float = RELATIVE) -> Apply:
     """Products with the Hessian by central differences of gradients, `relative` to the length of theta apart."""
+    return lambda u: _central(lambda at: _gradient(f, at), theta, u, relative)
 
-    def g(at: Tensor) -> Tensor:
-        with twice_differentiable(theta, f):  # whose generators start anew for each
-            return gradient(f, at).clone()
 
-    return lambda u: _central(g, theta, u, relative)
+def _gradient(f: Any, theta: Tensor) -> Tensor:
+    """The gradient by the same operations that are differentiated twice, its random numbers drawn anew."""
+    with twice_differentiable(theta, f):
+        return gradient(f, theta).clone()
 
 
 def _central(function: Callable[[Tensor], Tensor], at: Tensor, u: Tensor, relative: float) -> Tensor:
@@ -202,7 +209,16 @@ def _double_backward(f: Any, theta: Tensor) -> Apply:
     return apply
 
 
-def _gauss_newton(f: Any, theta: Tensor) -> Apply:
+class _Ways(NamedTuple):
+    """Of outputs z: the loss's gradient in them, with its graph; products with their Jacobian, and its transpose."""
+
+    z: Tensor
+    dz: Tensor
+    there: Apply
+    back: Apply
+
+
+def _ways(f: Any, theta: Tensor) -> _Ways:
     with twice_differentiable(theta, f):
         leaves, z, loss = graph(f, theta)
         if z is None:
@@ -211,26 +227,48 @@ def _gauss_newton(f: Any, theta: Tensor) -> Apply:
                 "or let the closure return (loss, outputs)"
             )
         dz = torch.autograd.grad(loss, z, create_graph=True)[0]
-        dummy = torch.zeros_like(z, requires_grad=True)
-        rows = torch.autograd.grad(z, leaves, dummy, create_graph=True, materialize_grads=True)
-        jt = flat(rows, theta)  # linear in dummy
+        v = torch.zeros_like(z, requires_grad=True)
+        backs = flat(torch.autograd.grad(z, leaves, v, create_graph=True, materialize_grads=True), theta)  # linear in v
+
+    def there(u: Tensor) -> Tensor:
+        return torch.autograd.grad(backs, v, u, retain_graph=True)[0]
+
+    def back(v: Tensor) -> Tensor:
+        return flat(torch.autograd.grad(z, leaves, v, retain_graph=True, materialize_grads=True), theta).detach()
+
+    return _Ways(z, dz, there, back)
+
+
+def _gauss_newton(f: Any, theta: Tensor) -> Apply:
+    z, dz, there, back = _ways(f, theta)
 
     def apply(u: Tensor) -> Tensor:
         if not dz.requires_grad:  # the loss is linear in the outputs
             return torch.zeros_like(u)
-        (ju,) = torch.autograd.grad(jt, dummy, u, retain_graph=True)
-        (lju,) = torch.autograd.grad(dz, z, ju, retain_graph=True)
-        return flat(torch.autograd.grad(z, leaves, lju, retain_graph=True, materialize_grads=True), theta).detach()
+        return back(torch.autograd.grad(dz, z, there(u), retain_graph=True)[0])
 
     return apply
 
 
-def _gauss_newton_by_differences(f: Any, theta: Tensor, relative: float | None = None) -> Apply:
+def _wrong_ways(f: Any, theta: Tensor) -> str:
+    """Whether vᵀJu is uᵀJᵀv, and the loss is differentiated twice as it should be."""
+    z, _, there, back = _ways(f, theta)
+    u, v = signs(theta, 0), signs(z, 1)
+    ju, jtv = there(u), back(v)
+    error = float(((v * ju).sum() - u @ jtv).abs() / (v.norm() * ju.norm()).maximum(u.norm() * jtv.norm()))
+    if error > torch.finfo(theta.dtype).eps ** 0.5:
+        return f"its Jacobian on the way there and on the way back are {error:.1g} apart"
+    if not hasattr(f, "loss_of"):
+        return ""
+    return contradicted(lambda y: f.loss_of(y.view_as(z)), z.detach().reshape(-1), _double_backward, _gradient)
+
+
+def _gauss_newton_by_differences(f: Any, theta: Tensor) -> Apply:
     """J by differences of outputs, L by differences of the loss's gradients, Jᵀ on the ordinary way back.
 
     Outputs have no jumps as gradients have at kinks: here rounding says how short a step may be.
     """
-    relative = torch.finfo(theta.dtype).eps ** (1 / 3) if relative is None else relative
+    relative = torch.finfo(theta.dtype).eps ** (1 / 3)
     if not hasattr(f, "outputs"):
         raise RuntimeError("its outputs cannot be had at other parameters")
 
@@ -241,7 +279,8 @@ def _gauss_newton_by_differences(f: Any, theta: Tensor, relative: float | None =
 
     def apply(u: Tensor) -> Tensor:
         with twice_differentiable(theta, f):  # a new graph for each: one of torch.compile is there once
-            leaves, z, loss = graph(f, theta)
+            leaves, z, _ = graph(f, theta)
+            assert z is not None  # it has outputs
         ju = _central(outputs, theta, u, relative)
         lju = _central(lambda at: gradient(f.loss_of, at), z.detach(), ju, relative)
         return flat(torch.autograd.grad(z, leaves, lju, materialize_grads=True), theta).detach()
@@ -252,16 +291,13 @@ def _gauss_newton_by_differences(f: Any, theta: Tensor, relative: float | None =
 @contextlib.contextmanager
 def twice_differentiable(theta: Tensor, f: Any = None) -> Iterator[None]:
     """Gradients are on, attention and recurrent layers take forms with second derivatives; generators are put back."""
-    fast, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn
+    fast = torch.backends.mha.get_fastpath_enabled()
     module = getattr(f, "module", None)
     recurrent = module is None or any(isinstance(part, nn.RNNBase) for part in module.modules())
-    # cuDNN's recurrent layers, and nothing else of it, are differentiated only once.
-    without = theta.is_cuda and recurrent
-    as_they_are = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic, "allow_tf32": cudnn.allow_tf32}
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
-            cudnn.flags(enabled=False, **as_they_are) if without else contextlib.nullcontext(),
+            _without_cudnn() if theta.is_cuda and recurrent else contextlib.nullcontext(),
             torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []),
             sdpa_kernel(SDPBackend.MATH),
             torch.enable_grad(),
@@ -269,6 +305,13 @@ def twice_differentiable(theta: Tensor, f: Any = None) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _without_cudnn() -> contextlib.AbstractContextManager[None]:
+    """Its recurrent layers, and nothing else of it, can be differentiated only once."""
+    cudnn = torch.backends.cudnn
+    as_they_are = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic, "allow_tf32": cudnn.allow_tf32}
+    return cudnn.flags(enabled=False, **as_they_are)
 
 
 def flat(pieces: Sequence[Tensor], like: Tensor | None = None) -> Tensor:

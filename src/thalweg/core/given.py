@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.core.derivatives import Product, differences
 from thalweg.core.errors import AlgorithmError
+from thalweg.core.ladder import DIFFERENCES
 from thalweg.core.objective import LeastSquares
 
 Function = Callable[..., Any]
@@ -17,6 +18,8 @@ Function = Callable[..., Any]
 
 class Given:
     """`fun(x, *args)`, one number, with what derivatives are given; the others are found by differentiating `fun`.
+
+    Each function is handed a tensor of its own, which it may write on.
 
     >>> f = Given(lambda x: x.sum() ** 2, torch.Size([2, 1]), jac=lambda x: 2 * x.sum() * torch.ones_like(x))
     >>> f.value_and_gradient(torch.tensor([1.0, 2.0]))
@@ -32,27 +35,36 @@ class Given:
         hess: Function | None = None,
         hessp: Function | None = None,
     ) -> None:
-        self.fun, self.shape, self.args = fun, shape, args
-        self.jac, self.hess, self.hessp = jac, hess, hessp
-        self.rungs: dict[str, str] = {}
-        if isinstance(jac, str) or not (jac is None or isinstance(jac, bool) or callable(jac)):
+        _check(fun=fun, hess=hess, hessp=hessp)
+        if not (jac is None or isinstance(jac, bool) or callable(jac)):
             raise AlgorithmError(
                 f"jac is {jac!r}: give a function, True where fun returns both, or None to have it found"
             )
-        if callable(jac):
-            self.gradient = self._gradient
-        if jac:
-            self.value_and_gradient = self._value_and_gradient
-        if hess is not None:
-            self.hessian = self._hessian
-        if jac or hess is not None or hessp is not None:
-            self.hessian_at = self._hessian_at
+        self.fun, self.shape, self.args = fun, shape, args
+        self.jac, self.hess, self.hessp = jac, hess, hessp
+        self.rungs: dict[str, str] = {}
+        self.differenced = 0  # gradients that products with the Hessian took
+        self._pair: tuple[Tensor, Tensor, Tensor] | None = None  # theta, value and gradient, of a fun that returns both
+
+    def __getattr__(self, name: str) -> Any:
+        """The methods of an objective that knows more, where it does."""
+        jac, hess, hessp = (self.__dict__.get(given) for given in ("jac", "hess", "hessp"))
+        if (
+            (jac and name in ("gradient", "value_and_gradient"))
+            or (hess and name == "hessian")
+            or ((jac or hess or hessp) and name == "hessian_at")
+        ):
+            return getattr(self, f"_{name}")
+        raise AttributeError(name)
 
     def __call__(self, theta: Tensor) -> Tensor:
         """The value at `theta: (n,)`."""
-        found = self.fun(theta.view(self.shape), *self.args)
-        value: Any = found[0] if self.jac is True else found
-        return self._number(value, theta)
+        if self.jac is True:
+            return self._both(theta)[0]
+        return self._number(self.fun(self._own(theta), *self.args), theta)
+
+    def _own(self, theta: Tensor) -> Tensor:
+        return theta.clone().view(self.shape)
 
     def _number(self, value: Any, theta: Tensor) -> Tensor:
         if not isinstance(value, Tensor):
@@ -61,12 +73,14 @@ class Given:
                     f"fun returned a {type(value).__name__}, which cannot be differentiated: compute it with torch, or "
                     "give jac"
                 )
-            value = torch.as_tensor(value, dtype=theta.dtype)
+            value = torch.as_tensor(value, dtype=theta.dtype, device=theta.device)
         if value.numel() != 1:
             raise AlgorithmError(
                 f"fun returned a tensor of shape {tuple(value.shape)}: one number is minimised; for a sum of squared "
                 "residuals say method='lm'"
             )
+        if value.is_complex():
+            raise AlgorithmError("fun returned a complex number, which has no minimum: give its modulus, say")
         number: Tensor = value.reshape(())
         return number
 
@@ -74,54 +88,77 @@ class Given:
         tensor: Tensor = torch.as_tensor(found, dtype=theta.dtype, device=theta.device)
         return tensor.detach().reshape(size)
 
+    def _both(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        if self._pair is None or not torch.equal(self._pair[0], theta):
+            value, g = self.fun(self._own(theta), *self.args)
+            self._pair = theta.clone(), self._number(value, theta).detach(), self._like(g, theta, len(theta))
+        return self._pair[1:]
+
     def _gradient(self, theta: Tensor) -> Tensor:
-        assert callable(self.jac)
-        return self._like(self.jac(theta.view(self.shape), *self.args), theta, len(theta))
+        if callable(self.jac):
+            return self._like(self.jac(self._own(theta), *self.args), theta, len(theta))
+        return self._both(theta)[1]
 
     def _value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        if callable(self.jac):
-            return self(theta).detach(), self._gradient(theta)
-        value, g = self.fun(theta.view(self.shape), *self.args)
-        return self._number(value, theta).detach(), self._like(g, theta, len(theta))
+        return self(theta).detach(), self._gradient(theta)
 
     def _hessian(self, theta: Tensor) -> Tensor:
         assert self.hess is not None
-        return self._like(self.hess(theta.view(self.shape), *self.args), theta, len(theta), len(theta))
+        return self._like(self.hess(self._own(theta), *self.args), theta, len(theta), len(theta))
 
     def _hessian_at(self, theta: Tensor) -> Product:
         if self.hess is not None:
             return Product(self._hessian(theta).mv)
         if self.hessp is not None:
-            hessp, x = self.hessp, theta.view(self.shape)
-            return Product(lambda u: self._like(hessp(x, u.view(self.shape), *self.args), theta, len(theta)))
-        return Product(differences(self, theta, torch.finfo(theta.dtype).eps ** (1 / 3)), "finite differences")
+            hessp = self.hessp
+            return Product(lambda u: self._like(hessp(self._own(theta), self._own(u), *self.args), theta, len(theta)))
+        apply = differences(self, theta, torch.finfo(theta.dtype).eps ** (1 / 3))
+
+        def counted(u: Tensor) -> Tensor:
+            self.differenced += 2
+            return apply(u)
+
+        return Product(counted, DIFFERENCES)
 
 
 class GivenResiduals(LeastSquares):
-    """`fun(x, *args)`, a tensor of residuals, half the sum of whose squares is the objective; `jac` gives (m, n)."""
+    """`fun(x, *args)`, a tensor of residuals, half the sum of whose squares is the objective; `jac` gives (m, n).
+
+    >>> f = GivenResiduals(lambda x: 2 * x, torch.Size([2, 1]))
+    >>> f(torch.tensor([1.0, 3.0]))
+    tensor(20.)
+    """
 
     def __init__(
         self, fun: Function, shape: torch.Size, args: tuple[Any, ...] = (), jac: Function | None = None
     ) -> None:
-        self.fun, self.shape, self.args, self.jac = fun, shape, args, jac
-        super().__init__(self._residuals)
+        _check(fun=fun, jac=jac)
+
+        def residuals(theta: Tensor) -> Tensor:
+            r = fun(theta.clone().view(shape), *args)
+            if not isinstance(r, Tensor):
+                if jac is None:
+                    raise AlgorithmError(
+                        f"fun returned a {type(r).__name__}: give residuals computed with torch, or jac"
+                    )
+                r = torch.as_tensor(r, dtype=theta.dtype, device=theta.device)
+            return r
+
+        super().__init__(residuals)
         if jac is not None:
-            self.jacobian = self._jacobian
-            self.value_and_gradient = self._value_and_gradient
 
-    def _residuals(self, theta: Tensor) -> Tensor:
-        r = self.fun(theta.view(self.shape), *self.args)
-        if not isinstance(r, Tensor):
-            if self.jac is None:
-                raise AlgorithmError(f"fun returned a {type(r).__name__}: give residuals computed with torch, or jac")
-            r = torch.as_tensor(r, dtype=theta.dtype, device=theta.device)
-        return r
+            def jacobian(theta: Tensor) -> Tensor:
+                whole = jac(theta.clone().view(shape), *args)
+                return torch.as_tensor(whole, dtype=theta.dtype, device=theta.device).detach().reshape(-1, len(theta))
 
-    def _jacobian(self, theta: Tensor) -> Tensor:
-        assert self.jac is not None
-        whole = self.jac(theta.view(self.shape), *self.args)
-        return torch.as_tensor(whole, dtype=theta.dtype, device=theta.device).detach().reshape(-1, len(theta))
+            def value_and_gradient(theta: Tensor) -> tuple[Tensor, Tensor]:
+                r = residuals(theta).reshape(-1)
+                return r.dot(r) / 2, r @ jacobian(theta)
 
-    def _value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        r = self.residuals(theta)
-        return r.dot(r) / 2, r @ self._jacobian(theta)
+            self.jacobian, self.value_and_gradient = jacobian, value_and_gradient
+
+
+def _check(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not (callable(function) or (function is None and name != "fun")):
+            raise AlgorithmError(f"{name} is {function!r}: it is a function of x that is wanted")

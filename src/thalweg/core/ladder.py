@@ -18,8 +18,7 @@ from thalweg.core.errors import CurvatureError
 from thalweg.core.noise import signs, uniform
 
 Apply = Callable[[Tensor], Tensor]  # u: (n,) to the product of a matrix (n, n) with it
-Twice = Callable[[Any, Tensor], Apply]  # of f and theta
-Differences = Callable[..., Apply]  # of f, theta and a step relative to the length of theta
+Made = Callable[[Any, Tensor], Apply]  # of f and theta
 
 DOUBLE_BACKWARD, DIFFERENCES = "double backward", "finite differences"
 SYMMETRIC = 0.1  # differences are no more symmetric than that, near kinks
@@ -40,10 +39,13 @@ class Precision(NamedTuple):
 FINE, COARSE = Precision(1e-6, 1e-8, 1e-3), Precision(1e-2, 3e-3, 1 / 3)
 
 
-def laddered(f: Any, theta: Tensor, kind: str, twice: Twice, by_differences: Differences) -> tuple[Apply, str]:
+def laddered(
+    f: Any, theta: Tensor, kind: str, twice: Made, by_differences: Made, wrong: Callable[[], str]
+) -> tuple[Apply, str]:
     """Products on the highest rung that holds, and its name; it is noted in `f.rungs`, if there is that, and kept to.
 
-    Raises CurvatureError where none holds.
+    `wrong` says what, besides asymmetry, is found to be wrong with the first rung. Raises CurvatureError where none
+    holds.
     """
     if theta.is_complex():
         raise CurvatureError("second derivatives are of real parameters: give torch.view_as_real of complex ones")
@@ -55,8 +57,8 @@ def laddered(f: Any, theta: Tensor, kind: str, twice: Twice, by_differences: Dif
             off = 0.0 if rung else asymmetry(apply, theta)
             if off > torch.finfo(theta.dtype).eps ** 0.5:
                 why = f"its second derivatives are not symmetric, by {off:.1g}"
-            elif not rung and (error := _contradiction(f, theta, twice, by_differences)):
-                why = f"its second derivatives and differences of its first ones are {error:.1g} apart"
+            elif rung is None:
+                why = wrong()
         except RuntimeError as failed:  # NotImplementedError is one
             why = str(failed).splitlines()[0]
         if not why:
@@ -78,8 +80,8 @@ def laddered(f: Any, theta: Tensor, kind: str, twice: Twice, by_differences: Dif
     return apply, DIFFERENCES
 
 
-def _contradiction(f: Any, theta: Tensor, twice: Twice, by_differences: Differences) -> float:
-    """How far the first rung is from the second on some of the examples, in float64 where f can be had in it."""
+def contradicted(f: Any, theta: Tensor, twice: Made, gradient: Callable[[Any, Tensor], Tensor]) -> str:
+    """Says how far the first rung is from differences, on some of the examples, in float64 where f can be had in it."""
     tries = [(theta.double(), FINE), (theta, COARSE)]
     if hasattr(f, "graph") and theta.dtype != torch.float64:  # a closure's parameters have the dtype that they have
         del tries[0]
@@ -87,9 +89,9 @@ def _contradiction(f: Any, theta: Tensor, twice: Twice, by_differences: Differen
         f = f.part(torch.arange(min(PROBED, len(f.batch)), device=theta.device))
     for at, precision in tries:
         with contextlib.suppress(RuntimeError, TypeError, ValueError):
-            near, far = (by_differences(f, at, step) for step in (precision.near, precision.far))
-            return contradiction(twice(f, at), near, far, at, precision.least)
-    return 0.0
+            error = contradiction(twice(f, at), lambda near: gradient(f, near), at, precision)
+            return f"its second derivatives and differences of its first ones are {error:.1g} apart" if error else ""
+    return ""
 
 
 def asymmetry(apply: Apply, theta: Tensor) -> float:
@@ -105,19 +107,28 @@ def asymmetry(apply: Apply, theta: Tensor) -> float:
     return abs(float(u @ hv - v @ hu)) / scale if scale else 0.0
 
 
-def contradiction(apply: Apply, near: Apply, far: Apply, theta: Tensor, least: float) -> float:
-    """How far a product is from two differences that agree with each other; 0 where they do not, or it is near one.
+def contradiction(apply: Apply, gradient: Apply, theta: Tensor, precision: Precision) -> float:
+    """How far a product is from two differences of gradients that agree with each other; 0 where they prove nothing.
 
-    Differences that disagree (a kink lay between, rounding, a badly scaled f) prove nothing.
+    They do not where a kink lay between, f is badly scaled, or rounding may be all that there is.
 
-    >>> contradiction(lambda u: 1.25 * u, lambda u: u, lambda u: u, torch.zeros(9), 1e-3)
+    >>> contradiction(lambda u: 1.25 * u, lambda x: x, torch.ones(9, dtype=torch.float64), FINE)
     0.2
     """
     u = signs(theta, 0)
-    hu, first = apply(u), near(u)
+    hu = apply(u)
+    first, rounding = _difference(gradient, theta, u, precision.near)
     scale = float(first.norm().maximum(hu.norm()))
-    if float((hu - first).norm()) <= least * scale:
+    if float((hu - first).norm()) <= max(precision.least * scale, rounding):
         return 0.0
-    second = far(u)
+    second, _ = _difference(gradient, theta, u, precision.far)
     off = float((hu - first).norm().minimum((hu - second).norm()))
-    return off / scale if off > AGREE * float((first - second).norm()) else 0.0
+    return round(off / scale, 6) if off > AGREE * max(float((first - second).norm()), rounding) else 0.0
+
+
+def _difference(gradient: Apply, theta: Tensor, u: Tensor, relative: float) -> tuple[Tensor, float]:
+    """The derivative of the gradient along u by a central difference, and how large rounding may be in it."""
+    h = relative * (float(theta.norm()) or 1.0) / float(u.norm())
+    ahead, behind = gradient(theta + h * u), gradient(theta - h * u)
+    rounding = torch.finfo(theta.dtype).eps * float(ahead.norm().maximum(behind.norm())) / h
+    return (ahead - behind) / (2 * h), rounding

@@ -100,6 +100,8 @@ class Network:
         # asked for again, they would cost a large model a fifth of its step in page faults.
         self._gradients = []
         found: tuple[Tensor | None, ...] = _backward((loss,), (self._one,), False, False, self.parameters, True, False)
+        if self.sparse:
+            found = tuple(g.to_dense() if g is not None and g.is_sparse else g for g in found)
         # None is for a parameter that this loss does not depend on.
         self._gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self._pieces, strict=True)]
         torch._foreach_copy_(self._pieces, self._gradients)

@@ -1,0 +1,325 @@
+"""Kronecker factors of a network's Fisher matrix on a batch (after section 8.6).
+
+A block a layer (Martens and Grosse 2015): the covariance of what comes in, a mean over the batch, and that of the
+gradients at what goes out, a sum, for vectors on the outputs whose covariance is the Hessian of the loss in them
+(`fisher.py`). A bias that belongs to one weight is its last column. Where a weight is used at many positions, these are
+so many examples, or are summed first: `expand` and `reduce` (Grosse and Martens 2016; Eschenhagen et al. 2023).
+
+    linear, convolution            rows ⊗ columns; for each of its groups; for queries, keys and values each
+    embedding                      diagonal (how often each row is used) ⊗ columns
+    scale, shift after normalising the exact Fisher matrix of each, whole; so that of a bias which is not one weight's
+    a side longer than max_dim     its diagonal
+    anything else                  what `others` says: `refuse`, `diagonal`, `scalar`
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.core.errors import CurvatureError
+from thalweg.second_order.blocks import DIAGONAL, FULL, SCALAR, Block, Factors, pieces
+from thalweg.second_order.fisher import vectors
+from thalweg.second_order.layers import EMBEDDING, VECTORS, Seen, Use, seen, shift_of
+
+AT_ONCE = 2**24  # numbers: what the gradients of several vectors on the outputs may take
+
+# Where a weight is used at several positions: parts (k, examples, positions, groups, width), one a use
+
+Sharing = Callable[[list[Tensor], bool], Tensor]
+
+
+def expand(parts: list[Tensor], mean: bool) -> Tensor:
+    """Every position is an example of its own: (all, groups, width)."""
+    return torch.cat([part.flatten(0, 2) for part in parts])
+
+
+def reduce(parts: list[Tensor], mean: bool) -> Tensor:
+    """What an example's positions sum to, of gradients, or their mean, of inputs: (all, groups, width)."""
+    if len({part.shape[1] for part in parts}) > 1:
+        raise CurvatureError("a weight is used for different numbers of examples: use expand, not reduce")
+    total = torch.stack([part.sum(2) for part in parts]).sum(0)
+    return (total / sum(part.shape[2] for part in parts) if mean else total).flatten(0, 1)
+
+
+# A parameter for which there are no factors: the form of the block that it gets
+
+Others = Callable[[str, str], int]
+
+
+def refuse(name: str, how: str) -> int:
+    """Raises CurvatureError."""
+    raise CurvatureError(
+        f"there are no Kronecker factors for the parameter {name}, used by {how}: linear and convolutional layers, "
+        "attention's projections, embeddings and normalisations have them; make the rule with others=diagonal or "
+        "others=scalar, or freeze the parameter"
+    )
+
+
+def diagonal(name: str, how: str) -> int:
+    """Its diagonal, from the whole batch's sampled gradient: right in the mean, but noisy."""
+    return DIAGONAL
+
+
+def scalar(name: str, how: str) -> int:
+    """The mean of that diagonal, one number: gradient descent, its length by the parameter's mean curvature."""
+    return SCALAR
+
+
+# Layers
+
+
+class Layer(NamedTuple):
+    """A block, and the uses that it is made of; none, but a parameter's number, for one without factors."""
+
+    block: Block
+    uses: list[Use]
+    parameter: int = -1
+
+
+def layers(seen: Seen, others: Others = refuse, max_dim: int = 2048) -> list[Layer]:
+    """The blocks for what was seen, in the order of theta; none for parameters that the outputs do not depend on."""
+    unknown = dict(seen.others)
+    while True:
+        found = _known(seen, unknown, max_dim)
+        places = sorted(piece for layer in found for piece in pieces(layer.block))
+        clashes = {_number(seen, b[0]) for a, b in pairwise(places) if b[0] < a[1]}
+        if not clashes:
+            break
+        unknown |= dict.fromkeys(clashes, "several layers, by each another part of it")
+    for k, how in unknown.items():
+        name, at, tensor = seen.parameters[k]
+        found.append(Layer(Block(at, -1, 1, tensor.numel(), 1, others(name, how), DIAGONAL), [], k))
+    return sorted(found, key=lambda layer: layer.block.at)
+
+
+def _known(seen: Seen, unknown: Collection[int], max_dim: int) -> list[Layer]:
+    uses = []
+    for use in seen.uses:
+        if use.bias is not None and _number(seen, use.bias) in unknown:
+            use = use._replace(bias=None)
+        if _number(seen, use.at) not in unknown:
+            uses.append(use)
+        elif use.bias is not None:
+            uses.append(shift_of(use))
+    together: dict[tuple[int, ...], list[Use]] = {}
+    for use in _biases_apart(uses):
+        together.setdefault(_key(use), []).append(use)
+    found = []
+    for of_one in together.values():
+        use = of_one[0]
+        columns = use.columns + (use.bias is not None)
+        left = DIAGONAL if use.rows > max_dim or any(u.kind == EMBEDDING for u in of_one) else FULL
+        right = DIAGONAL if columns > max_dim or use.kind in VECTORS else FULL
+        bias = -1 if use.bias is None else use.bias
+        found.append(Layer(Block(use.at, bias, use.groups, use.rows, columns, left, right), of_one))
+    return found
+
+
+def _number(seen: Seen, at: int) -> int:
+    """Of the parameter to which a component of theta belongs."""
+    return bisect.bisect_right([p.at for p in seen.parameters], at) - 1
+
+
+def _key(use: Use) -> tuple[int, ...]:
+    return use.at, use.groups, use.rows, use.columns, use.kind in VECTORS
+
+
+def _biases_apart(uses: list[Use]) -> Iterator[Use]:
+    """A bias stays with its weight where neither is ever used without the other, else it is a shift."""
+    of_weight, of_bias = defaultdict(set), defaultdict(set)
+    for use in uses:
+        of_weight[_key(use)].add(use.bias)
+        of_bias[use.at if use.kind in VECTORS else use.bias].add(_key(use))
+    for use in uses:
+        if use.bias is None or (of_weight[_key(use)] == {use.bias} and of_bias[use.bias] == {_key(use)}):
+            yield use
+        else:
+            yield use._replace(bias=None)
+            yield shift_of(use)
+
+
+def treatment(f: Any, theta: Tensor, others: Others = diagonal, max_dim: int = 2048) -> dict[str, str]:
+    """What K-FAC makes of each parameter of f's module, in words, by name.
+
+    >>> from thalweg.core.network import Batch, Network
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    >>> network = Network(model, torch.nn.functional.mse_loss)
+    >>> f = network.on(Batch(torch.ones(5, 3), torch.zeros(5, 2)))
+    >>> for name, words in treatment(f, network.theta).items():
+    ...     print(name, "-", words)
+    0.weight - linear: 2 x 2 ⊗ 4 x 4
+    0.bias - linear: 2 x 2 ⊗ 4 x 4
+    1.weight - scale: 2 x 2
+    1.bias - shift: 2 x 2
+    """
+    found = seen(f, theta)
+    names = [p.name for p in found.parameters]
+    words = {name: "not trained" for name, _ in f.module.named_parameters()} | dict.fromkeys(names, "not reached")
+    told: dict[str, list[str]] = {}
+    for layer in layers(found, others, max_dim):
+        for start, _ in pieces(layer.block):
+            told.setdefault(names[_number(found, start)], []).append(_in_words(layer))
+    return words | {name: "; ".join(parts) for name, parts in told.items()}
+
+
+def _in_words(layer: Layer) -> str:
+    block = layer.block
+    left, right = (
+        {FULL: f"{n} x {n}", DIAGONAL: f"diagonal of {n}", SCALAR: f"one number for {n}"}[form]
+        for form, n in ((block.left, block.rows), (block.right, block.columns))
+    )
+    kinds = " and ".join(sorted({use.kind for use in layer.uses})) or "no factors"
+    each = f", {block.groups} times" if block.groups > 1 else ""
+    return f"{kinds}: {left}{each}" if block.columns == 1 else f"{kinds}: {left} ⊗ {right}{each}"
+
+
+# A batch
+
+
+class Evaluated(NamedTuple):
+    """An evaluation of f on its batch, its layers, and the gradients at what goes out of each use of them."""
+
+    seen: Seen
+    layers: list[Layer]
+    gradients: Callable[[], Iterator[list[list[Tensor]]]]  # (k, examples, positions, groups, width) a use, in parts
+
+
+def evaluated(f: Any, theta: Tensor, others: Others, max_dim: int, samples: int, t: int, seed: int) -> Evaluated:
+    """What K-FAC asks of f at `theta: (n,)`; the vectors on the outputs are `fisher.vectors`."""
+    found = seen(f, theta)
+    those = layers(found, others, max_dim)
+    edges = list({use.edge[:2]: use.edge for layer in those for use in layer.uses}.items())
+    place = {key: i for i, (key, _) in enumerate(edges)}
+    ends = [edge for _, edge in edges] + [found.parameters[layer.parameter].tensor for layer in those if not layer.uses]
+    kept: list[list[list[Tensor]]] = []
+
+    def gradients() -> Iterator[list[list[Tensor]]]:
+        if kept:
+            yield from kept
+            return
+        for v in vectors(found.root, samples, t, seed, most=max(1, AT_ONCE // max(found.size, 1))):
+            raw = [g.to(theta.dtype) for g in _backward(found.root.z, ends, v)]
+            whole = iter(raw[len(edges) :])
+            part = [
+                [_by_example(found, use.gradients(raw[place[use.edge[:2]]])) for use in layer.uses]
+                or [next(whole).reshape(len(v), 1, 1, 1, -1)]
+                for layer in those
+            ]
+            if len(v) == (samples or found.root.z.numel() // found.root.examples):
+                kept.append(part)  # these are all: whoever asks for them again need not go back again
+            yield part
+
+    return Evaluated(found, those, gradients)
+
+
+def _backward(z: Tensor, ends: list[Any], v: Tensor) -> Sequence[Tensor]:
+    """The gradients (k, ...) at the ends for each of the vectors v: (k, *z.shape)."""
+    if len(v) > 1:
+        with contextlib.suppress(RuntimeError):  # an operation that cannot be vectorised: one by one
+            return torch.autograd.grad(z, ends, v, retain_graph=True, is_grads_batched=True)
+    each = [torch.autograd.grad(z, ends, one, retain_graph=True) for one in v]
+    return [torch.stack(of_end) for of_end in zip(*each, strict=True)]
+
+
+def _by_example(seen: Seen, x: Tensor) -> Tensor:
+    """(k, first, positions, ...) with the examples first, where the first axis has several of each, one after another."""
+    examples = seen.root.examples
+    return x if x.shape[1] % examples else x.reshape(len(x), examples, -1, *x.shape[3:])
+
+
+def _inputs(seen: Seen, layer: Layer, use: Use) -> Tensor:
+    """What comes in: (1, examples, positions, groups, columns), with a one for the bias."""
+    assert use.inputs is not None
+    x = _by_example(seen, use.inputs()[None]).to(seen.root.z.dtype)
+    return x if layer.block.bias < 0 else torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)
+
+
+# Factors
+
+
+def factors(found: Evaluated, sharing: Sharing = expand) -> Factors:
+    """The factors of each block on the batch: left ⊗ right is its part of the Fisher matrix, approximately."""
+    sides = [(i, which) for i, layer in enumerate(found.layers) for which in _sides(layer)]
+    sums: list[Any] = [0.0] * len(sides)
+    for part in found.gradients():
+        for j, (i, which) in enumerate(sides):
+            sums[j] = sums[j] + _outgoing(found.layers[i], which, [part[i][u] for u in which], sharing)
+    pairs: list[Factors] = [[] for _ in found.layers]
+    for outgoing, (i, which) in zip(sums, sides, strict=True):
+        layer = found.layers[i]
+        incoming = _incoming(found.seen, layer, which, sharing).to(outgoing)
+        pairs[i].append((incoming, outgoing) if _embeds(layer, which) else (outgoing, incoming))
+    return [of_one[0] if len(of_one) == 1 else _mixed(of_one) for of_one in pairs]
+
+
+def _sides(layer: Layer) -> list[list[int]]:
+    """The numbers of the uses that see the rows as outputs, and of those that see them as inputs (embeddings)."""
+    turned = [u for u, use in enumerate(layer.uses) if use.kind == EMBEDDING]
+    straight = [u for u in range(max(len(layer.uses), 1)) if u not in turned]
+    return [which for which in (straight, turned) if which]
+
+
+def _embeds(layer: Layer, which: list[int]) -> bool:
+    return bool(layer.uses) and layer.uses[which[0]].kind == EMBEDDING
+
+
+def _outgoing(layer: Layer, which: list[int], gradients: list[Tensor], sharing: Sharing) -> Tensor:
+    """The sum of the outer products of the gradients, in the form that the block keeps."""
+    block = layer.block
+    if not layer.uses:
+        squares = gradients[0].square().sum((0, 1, 2))  # (1, numel): there is one gradient of the whole batch
+        return squares.mean(1, keepdim=True) if block.left == SCALAR else squares
+    if layer.uses[0].kind in VECTORS:
+        return _moment(torch.cat(_summed(gradients)), block.left)
+    if _embeds(layer, which):  # its positions look at different rows: each stands for itself
+        return _moment(expand(gradients, mean=False), block.right)
+    return _moment(sharing(gradients, False), block.left)
+
+
+def _incoming(seen: Seen, layer: Layer, which: list[int], sharing: Sharing) -> Tensor:
+    """The mean of the outer products of what comes in; one where nothing does."""
+    if not layer.uses or layer.uses[0].kind in VECTORS:
+        return torch.ones(1, 1)
+    uses = [layer.uses[u] for u in which]
+    if _embeds(layer, which):
+        tokens = torch.cat([use.inputs().reshape(-1) for use in uses if use.inputs is not None])
+        tokens = tokens[tokens >= 0]
+        return torch.bincount(tokens, minlength=layer.block.rows)[None] / max(len(tokens), 1)
+    rows = sharing([_inputs(seen, layer, use) for use in uses], True)
+    return _moment(rows, layer.block.right) / len(rows)
+
+
+def _summed(gradients: list[Tensor]) -> list[Tensor]:
+    """Gradients summed over an example's positions, and over the uses where these have the same examples."""
+    sums = [g.sum(2) for g in gradients]
+    same = len({s.shape for s in sums}) == 1
+    return [(torch.stack(sums).sum(0) if same else s).flatten(0, 1) for s in (sums[:1] if same else sums)]
+
+
+def _moment(rows: Tensor, form: int) -> Tensor:
+    """The sum of the outer products of rows: (all, groups, width)."""
+    if form != FULL:
+        return rows.square().sum(0)
+    rows = rows.transpose(0, 1)
+    return rows.mT @ rows
+
+
+def _mixed(pairs: Factors) -> tuple[Tensor, Tensor]:
+    """One product for the sum of several, of the same trace; its factors are theirs, weighted by their traces."""
+    traces = [(_trace(left), _trace(right)) for left, right in pairs]
+    left = torch.stack([x * r for (x, _), (_, r) in zip(pairs, traces, strict=True)]).sum(0)
+    total = sum(a * b for a, b in traces)
+    right = torch.stack([y * a for (_, y), (a, _) in zip(pairs, traces, strict=True)]).sum(0)
+    return left, right / torch.where(total > 0, total, 1.0)
+
+
+def _trace(x: Tensor) -> Tensor:
+    return x.sum() if x.dim() == 2 else x.diagonal(dim1=1, dim2=2).sum()
