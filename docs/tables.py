@@ -19,9 +19,12 @@ import typer
 
 import thalweg as tw
 from thalweg import cli
-from thalweg.algorithms import ALGORITHMS
+from thalweg.algorithms import ALGORITHMS, SECOND_ORDER
+from thalweg.arguments import METHODS
 from thalweg.comparison import plan, race, search, study, verdict
 from thalweg.comparison.spaces import SPACES, Dimension
+from thalweg.core.status import Status
+
 from thalweg.strategies.schedules import SCHEDULES
 from thalweg.training.builtin import BUILTIN
 
@@ -34,6 +37,7 @@ COMBINATORS = (
     tw.penalised, tw.decayed, tw.cautious, tw.sharpness_aware, tw.lookahead, tw.accumulated,
     tw.averaged, tw.averaged_exponentially, tw.averaged_late, tw.compensated, tw.stochastically_rounded,
 )  # fmt: skip
+RESULTS = ("step", "optim_step", "trials", "quality", "mgh", "autoencoder")
 TIMES = (0, 10, 250, 500, 750, 999)  # steps at which schedules are shown
 
 
@@ -51,8 +55,24 @@ def algorithms() -> str:
     rows = [
         (f"`{a.name}`", a.section, ticked(a.rule.sees), ticked(a.rule.remembers), defaults(a.rule.knobs))
         for a in ALGORITHMS.values()
+        if a.name not in SECOND_ORDER
     ]
     return table(("algorithm", "section", "sees", "remembers", "knobs and defaults"), *rows)
+
+
+def second_order() -> str:
+    named = {catalogued: scipys for scipys, catalogued in METHODS.items()}
+    rows = []
+    for name in SECOND_ORDER:
+        algorithm = ALGORITHMS[name]
+        method = named.get(name, name.replace("_", "-"))
+        rows.append((f"`{name}`", f'`"{method}"`', algorithm.section, algorithm.summary, defaults(algorithm.rule.knobs)))
+    return table(("algorithm", "method", "section", "what it is", "knobs and defaults"), *rows)
+
+
+def statuses() -> str:
+    rows = [(str(int(status)), f"`{status.name}`", status.message) for status in Status if status != Status.GOING_ON]
+    return table(("status", "name", "message"), *rows)
 
 
 def defaults(knobs: Mapping[str, float]) -> str:
@@ -180,6 +200,8 @@ def results(name: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "algorithms": algorithms,
+    "second order": second_order,
+    "statuses": statuses,
     "combinators": combinators,
     "optimizers": optimizers,
     "schedules": schedules,
@@ -190,7 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers": numbers,
     "schema": schema,
     **{f"thalweg {name}": partial(options, name) for name in COMMANDS},
-    **{f"results of {name}": partial(results, name) for name in ("step", "optim_step", "trials", "quality")},
+    **{f"results of {name}": partial(results, name) for name in RESULTS},
 }
 
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"adaptive"},  # above the strategies: AdamW is Adam with one around it; RMSProp is SGD in a combinator
     {"modern", "second_order"},
     {"descend", "algorithms", "execution"},
-    {"training", "optim", "minimize"},
+    {"training", "optim", "minimize", "arguments"},
     {"comparison"},
     {"report"},
     {"contest"},

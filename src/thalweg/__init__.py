@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from thalweg.basic.sgd import sgd
     from thalweg.contest import compare
     from thalweg.core.network import Batch, Network
+    from thalweg.core.objective import Composed, LeastSquares
     from thalweg.core.rule import Rule, combinator, rule
     from thalweg.descend import descend
     from thalweg.learning.risk import Metric, accuracy, metric
+    from thalweg.minimize import minimize
     from thalweg.modern.adabelief import adabelief
     from thalweg.modern.adafactor import adafactor
     from thalweg.modern.adam_atan2 import adam_atan2
@@ -53,17 +55,36 @@ if TYPE_CHECKING:
     from thalweg.modern.shampoo import shampoo
     from thalweg.modern.soap import soap
     from thalweg.modern.sophia import sophia
+    from thalweg.second_order.bfgs import bfgs
+    from thalweg.second_order.cubic_newton import cubic_newton
+    from thalweg.second_order.hessian_free import hessian_free
+    from thalweg.second_order.lbfgs import lbfgs
+    from thalweg.second_order.lbfgsb import lbfgsb
+    from thalweg.second_order.levenberg_marquardt import levenberg_marquardt
+    from thalweg.second_order.newton import newton
+    from thalweg.second_order.newton_cg import newton_cg
+    from thalweg.second_order.saddle_free_newton import saddle_free_newton
+    from thalweg.second_order.trust_newton import dogleg, trust_exact, trust_krylov, trust_ncg
     from thalweg.strategies import schedules
     from thalweg.strategies.adaptive_clipping import clipped_adaptively
     from thalweg.strategies.averaging import averaged, averaged_exponentially, averaged_late
     from thalweg.strategies.cautious import cautious
     from thalweg.strategies.centralised import centralised
     from thalweg.strategies.clipping import clipped, clipped_by_value
+    from thalweg.strategies.coordinate import at_random, blockwise, cyclic, gauss_southwell
+    from thalweg.strategies.coordinate_descent import (
+        by_coordinates,
+        coordinate_descent,
+        greedy_coordinate_descent,
+        random_coordinate_descent,
+        soft_threshold,
+    )
     from thalweg.strategies.decay import decayed
     from thalweg.strategies.held_back import accumulated, guarded
     from thalweg.strategies.lookahead import lookahead
     from thalweg.strategies.maximised import maximised
     from thalweg.strategies.penalised import penalised
+    from thalweg.strategies.preconditioned import preconditioned
     from thalweg.strategies.rounding import compensated, stochastically_rounded
     from thalweg.training.fit import fit
     from thalweg.training.load import load
@@ -71,8 +92,11 @@ if TYPE_CHECKING:
     from thalweg.training.problem import Problem
     from thalweg.training.recipe import Recipe
 
+
 __all__ = [
     "Batch",
+    "Composed",
+    "LeastSquares",
     "Metric",
     "Network",
     "Problem",
@@ -93,9 +117,13 @@ __all__ = [
     "adopt",
     "amsgrad",
     "asgd",
+    "at_random",
     "averaged",
     "averaged_exponentially",
     "averaged_late",
+    "bfgs",
+    "blockwise",
+    "by_coordinates",
     "cautious",
     "centralised",
     "clipped",
@@ -104,37 +132,53 @@ __all__ = [
     "combinator",
     "compare",
     "compensated",
+    "coordinate_descent",
+    "cubic_newton",
+    "cyclic",
     "dadapt_adam",
     "dampened_momentum",
     "decayed",
     "descend",
     "dog",
+    "dogleg",
     "fit",
+    "gauss_southwell",
+    "greedy_coordinate_descent",
     "guarded",
+    "hessian_free",
     "lamb",
     "lars",
+    "lbfgs",
+    "lbfgsb",
+    "levenberg_marquardt",
     "lion",
     "load",
     "lookahead",
     "maximised",
     "metric",
+    "minimize",
     "momentum",
     "muon",
     "muon_adamw",
     "nadam",
     "nesterov",
+    "newton",
+    "newton_cg",
     "optim",
     "penalised",
+    "preconditioned",
     "predict",
     "prodigy",
     "psgd_kron",
     "radam",
+    "random_coordinate_descent",
     "rmsprop",
     "rmsprop_centred",
     "rmsprop_momentum",
     "rmsprop_nesterov",
     "rprop",
     "rule",
+    "saddle_free_newton",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "schedules",
@@ -142,13 +186,19 @@ __all__ = [
     "shampoo",
     "sharpness_aware",
     "soap",
+    "soft_threshold",
     "sophia",
     "stochastically_rounded",
+    "trust_exact",
+    "trust_krylov",
+    "trust_ncg",
 ]
 
 # Where each name lives: torch takes seconds to import, and `thalweg --help` needs none of it (PEP 562).
 _PLACES = {
     "Batch": "core.network",
+    "Composed": "core.objective",
+    "LeastSquares": "core.objective",
     "Metric": "learning.risk",
     "Network": "core.network",
     "Problem": "training.problem",
@@ -169,9 +219,13 @@ _PLACES = {
     "adopt": "modern.adopt",
     "amsgrad": "adaptive.amsgrad",
     "asgd": "basic.asgd",
+    "at_random": "strategies.coordinate",
     "averaged": "strategies.averaging",
     "averaged_exponentially": "strategies.averaging",
     "averaged_late": "strategies.averaging",
+    "bfgs": "second_order.bfgs",
+    "blockwise": "strategies.coordinate",
+    "by_coordinates": "strategies.coordinate_descent",
     "cautious": "strategies.cautious",
     "centralised": "strategies.centralised",
     "clipped": "strategies.clipping",
@@ -180,37 +234,53 @@ _PLACES = {
     "combinator": "core.rule",
     "compare": "contest",
     "compensated": "strategies.rounding",
+    "coordinate_descent": "strategies.coordinate_descent",
+    "cubic_newton": "second_order.cubic_newton",
+    "cyclic": "strategies.coordinate",
     "dadapt_adam": "modern.dadapt_adam",
     "dampened_momentum": "basic.dampened_momentum",
     "decayed": "strategies.decay",
     "descend": "descend",
     "dog": "modern.dog",
+    "dogleg": "second_order.trust_newton",
     "fit": "training.fit",
+    "gauss_southwell": "strategies.coordinate",
+    "greedy_coordinate_descent": "strategies.coordinate_descent",
     "guarded": "strategies.held_back",
+    "hessian_free": "second_order.hessian_free",
     "lamb": "modern.lamb",
     "lars": "modern.lars",
+    "lbfgs": "second_order.lbfgs",
+    "lbfgsb": "second_order.lbfgsb",
+    "levenberg_marquardt": "second_order.levenberg_marquardt",
     "lion": "modern.lion",
     "load": "training.load",
     "lookahead": "strategies.lookahead",
     "maximised": "strategies.maximised",
     "metric": "learning.risk",
+    "minimize": "minimize",
     "momentum": "basic.momentum",
     "muon": "modern.muon",
     "muon_adamw": "modern.muon_adamw",
     "nadam": "adaptive.nadam",
     "nesterov": "basic.nesterov",
+    "newton": "second_order.newton",
+    "newton_cg": "second_order.newton_cg",
     "optim": "optim",
     "penalised": "strategies.penalised",
+    "preconditioned": "strategies.preconditioned",
     "predict": "training.predict",
     "prodigy": "modern.prodigy",
     "psgd_kron": "modern.psgd_kron",
     "radam": "adaptive.radam",
+    "random_coordinate_descent": "strategies.coordinate_descent",
     "rmsprop": "adaptive.rmsprop",
     "rmsprop_centred": "adaptive.rmsprop_centred",
     "rmsprop_momentum": "adaptive.rmsprop_momentum",
     "rmsprop_nesterov": "adaptive.rmsprop_nesterov",
     "rprop": "adaptive.rprop",
     "rule": "core.rule",
+    "saddle_free_newton": "second_order.saddle_free_newton",
     "schedule_free_adamw": "modern.schedule_free_adamw",
     "schedule_free_sgd": "modern.schedule_free_sgd",
     "schedules": "strategies.schedules",
@@ -218,8 +288,12 @@ _PLACES = {
     "shampoo": "modern.shampoo",
     "sharpness_aware": "modern.sam",
     "soap": "modern.soap",
+    "soft_threshold": "strategies.coordinate_descent",
     "sophia": "modern.sophia",
     "stochastically_rounded": "strategies.rounding",
+    "trust_exact": "second_order.trust_newton",
+    "trust_krylov": "second_order.trust_newton",
+    "trust_ncg": "second_order.trust_newton",
 }
 
 

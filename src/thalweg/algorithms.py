@@ -51,12 +51,16 @@ from thalweg.modern import (
 from thalweg.second_order import (
     bfgs,
     cubic_newton,
+    hessian_free,
     lbfgs,
+    lbfgsb,
+    levenberg_marquardt,
     newton,
     newton_cg,
     saddle_free_newton,
     trust_newton,
 )
+from thalweg.strategies import coordinate_descent
 
 
 class Algorithm(NamedTuple):
@@ -89,8 +93,14 @@ _MODULES = (
 
 # They see f: evaluate it elsewhere, search along lines or within regions, and ask for its curvature.
 _SECOND_ORDER = (
-    *((module, "") for module in (newton, newton_cg, saddle_free_newton)),
-    *((module, "") for module in (bfgs, lbfgs)),
+    *((module, "") for module in (newton, newton_cg, saddle_free_newton, cubic_newton)),
+    *((trust_newton, name) for name in ("trust_ncg", "trust_krylov", "trust_exact", "dogleg")),
+    *((module, "") for module in (bfgs, lbfgs, lbfgsb)),
+    *((module, "") for module in (levenberg_marquardt, hessian_free)),
+    *(
+        (coordinate_descent, name)
+        for name in ("coordinate_descent", "greedy_coordinate_descent", "random_coordinate_descent")
+    ),
 )
 SECOND_ORDER = tuple(name or module.__name__.rpartition(".")[2] for module, name in _SECOND_ORDER)
 

@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from scipy import optimize
 from scipy.optimize import LbfgsInvHessProduct, _lbfgsb_py, _minimize, _optimize
 from scipy.optimize._constraints import Bounds, old_bound_to_new
@@ -70,13 +71,17 @@ def by_thalweg(fun, x0, args, method, jac, hess, hessp, bounds, tol, callback, o
             callback(intermediate_result=told(intermediate_result))
     else:
         notify = callback and (lambda x: callback(x.numpy()))
+    options = renamed(method, options)
+    if "gtol" in options:  # SciPy's is absolute, ours relative to a first gradient that is small
+        first = np.abs(problem.gradient()).max()
+        options["gtol"] /= min(1.0, first) or 1.0
     words = dict(WORDS)
     if method == "l-bfgs-b":
         words[Status.ITERATIONS] = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT"
     with mock.patch.dict(_MESSAGES, words):
         result = thalwegs(
             problem.fun, problem.x0, method=method, jac=problem.jac, hess=problem.hess, hessp=problem.hessp,
-            bounds=bounds, tol=tol, callback=notify, options=renamed(method, options),
+            bounds=bounds, tol=tol, callback=notify, options=options,
         )  # fmt: skip
     return told(result)
 
@@ -133,6 +138,11 @@ class Problem:
             return g
 
         self.fun, self.jac = (lambda x: f.fun(x.numpy()[free])), gradient
+
+    def gradient(self):
+        """The first one."""
+        x0 = torch.from_numpy(self.x0.astype(float))
+        return np.asarray(self.fun(x0)[1] if self.jac is True else self.jac(x0))
 
     def in_numpy(self, result):
         """The result as SciPy gives it, with SciPy's counts of what it differenced."""

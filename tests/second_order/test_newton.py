@@ -132,13 +132,9 @@ def test_the_lowest_eigenvalue_is_turned_into_its_opposite(scale):
 
 
 def test_it_descends_whatever_the_hessian():
-    for H in (
-        torch.zeros(3, 3),
-        torch.diag(torch.tensor([1.0, 0.0, 0.0])),
-        torch.diag(torch.tensor([1.0, -1e-20, 0.0])),
-    ):
+    for values in ([1.0, 0.0, 0.0], [1.0, -1e-20, 0.0], [-1.0, 0.0, 0.0], [-1.0, -1.0, -1.0]):
         g = torch.ones(3)
-        d = direction(H, g)
+        d = direction(torch.diag(torch.tensor(values)), g)
         assert bool(d.isfinite().all()) and float(g @ d) < 0
 
 
@@ -149,7 +145,8 @@ def test_columns_of_very_different_scales_keep_their_digits():
     torch.testing.assert_close(direction(D[:, None] * M * D, D), expected, rtol=1e-12, atol=0.0)
 
 
-def test_there_is_none_where_the_hessian_is_no_number():
+def test_there_is_none_where_the_hessian_is_zero_or_no_number():
+    assert direction(torch.zeros(2, 2), torch.ones(2)) is None
     assert direction(torch.eye(2) * math.nan, torch.ones(2)) is None
     assert truncated(lambda u: u * math.nan, torch.ones(2), torch.ones(2), 0.1) is None
 

@@ -236,6 +236,12 @@ SPACES |= {
     "hager_zhang_cg": (_FIRST,),
     "bfgs": (_FIRST,),
     "lbfgs": (_FIRST, _PAIRS),
+    "lbfgsb": (_FIRST, _PAIRS),
+    "levenberg_marquardt": _RADIUS,
+    "hessian_free": (_FIRST, Dimension("damping", 1e-2, 1e2)),
+    "coordinate_descent": (_FIRST,),
+    "greedy_coordinate_descent": (_FIRST,),
+    "random_coordinate_descent": (_FIRST,),
 }
 
 # Where "the defaults" of a library leave lr to the user, the value that its documentation shows.

@@ -4,63 +4,95 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from inspect import getdoc
 
-import torch
 from torch import Tensor
 
-from thalweg.core.rule import Rule, Start, clock, rule, zeros, one
+from thalweg.core.rule import Rule, Start, clock, one, rule, zeros
 from thalweg.core.status import going
+from thalweg.second_order import betas
 from thalweg.second_order.descent import descended
 from thalweg.second_order.line_search import Search, wolfe
 from thalweg.second_order.linear import length
 
-Beta = Callable[[Tensor, Tensor, Tensor], float]
-nothing = Start("nothing", lambda theta, knobs: 0.0, scalar=True)
-O = dict(powell=.2, restart=1.0, guess="slope", cap=1e9)
+Beta = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-def conjugate_gradients_with(beta: Beta, search: Search = wolfe, powell: bool = True) -> Rule:
+RESTART = 6  # times n steps (Hager and Zhang 2005): after n the best of the small problems' progress is lost
+POWELL = 0.2  # of |g|²: what the product of two gradients in turn is at most where they are nearly orthogonal
+UPHILL = 1e-8  # the cosine below which a direction does not descend
+flat = Start("flat", lambda theta, knobs: 0.0, scalar=True)
+
+
+def conjugate_gradients_with(beta: Beta, search: Search = wolfe, *, powell: bool = True) -> Rule:
+    """Nonlinear conjugate gradients with another formula for beta (see `betas`), or another line search.
+
+    `powell`: whether it also begins anew where two gradients in turn are far from orthogonal.
+
+    >>> from thalweg.second_order.line_search import armijo
+    >>> conjugate_gradients_with(betas.polak_ribiere, armijo).name
+    'polak_ribiere'
+    """
+
     @rule(per="vector", batched=False)
-    def cg(g, theta, f, d=zeros, before=zeros, t=clock, alpha=one, slope=nothing, drop=nothing, status=going, *, lr=1.0, c1=1e-4, c2=0.1):
-        direction, first = None, 1.0
-        if t:
-            unit = float(g.abs().max()) or 1.0
-            a, b, c = g / unit, before / unit, d / unit
-            share = beta(a, b, c) if t < O["restart"]*len(g) else 0.0
-            aa=float(a @ a)
-            if powell and abs(float(a @ b)) >= O["powell"] * aa:
-                share = 0.0
-            direction = -g + share * d
-            now = float(g @ direction)
-            if not now < -1e-8*length(g)*length(direction):
-                share, direction = 0.0, -g
-                now = float(g @ direction)
-            if share == 0.0: t = 0
-            if O["guess"] == "slope":
-                first = alpha * slope / now
-            elif O["guess"] == "drop":
-                first = 2 * drop / now * 1.01
-            elif O["guess"] == "min":
-                first = min(alpha*slope/now, 2 * drop / now * 1.01)
-            elif O["guess"] == "alpha":
-                first = alpha
-            elif O["guess"] == "alpha_restart":
-                first = alpha * slope/now if t == 0 else alpha
-            first = min(max(first,0) or alpha, O["cap"]*alpha)
-        v0 = float(f(theta))
-        step = descended(search, f, theta, g, direction, first, lr=lr, c1=c1, c2=c2)
-        if step.steepest: t = 0
-        slope = float(g @ step.d) 
-        if step.alpha == 0: return step.delta, torch.zeros_like(g), g.clone(), 0, 1.0, 0.0, 0.0, int(step.status)
-        return step.delta, (step.d if not step.steepest else -g) , g.clone(), t + 1, step.alpha, slope, step.value-v0, int(step.status)
-    return cg
+    def conjugate(
+        g, theta, f, d=zeros, before=zeros, t=clock, alpha=one, slope=flat, status=going,
+        *, lr=1.0, c1=1e-4, c2=0.1,
+    ):  # fmt: skip
+        """The direction is d = -g + beta d, over the whole vector; a line search goes along it.
 
-def fr(g, before, d): return float(g @ g) / float(before @ before)
-def pr(g, before, d): return max(0.0, float(g @ (g - before)) / float(before @ before))
-def hs(g, before, d): return max(0.0, float(g @ (g - before)) / float(d @ (g-before)))
-def dy(g, before, d): return max(0.0, float(g @ g) / float(d @ (g - before)))
-def hsdy(g, before, d): return max(0.0, min(hs(g,before,d), dy(g,before,d)))
-def hz(g, before, d):
-    y = g - before
-    dy = float(d @ y)
-    b = (float(y @ g) - 2 * float(y @ y) * float(d @ g) / dy) / dy
-    return max(b, 0.4 * float(d @ before) / float(d @ d))
+        It is tried first at lr times the step at which f would fall, to first order, by what it fell before (alpha and
+        slope are those of the last step). It begins anew, at d = -g, after 6 n steps, where d does not descend and, but
+        for Hager and Zhang's, where the gradient before is not nearly orthogonal to g (Powell 1977): t counts the steps since.
+
+        Where the line search fails that is forgotten and the steepest descent searched; where that fails too, the
+        status is why: LINE_SEARCH_FAILED, CONVERGED where rounding hides what f does, UNBOUNDED, NOT_FINITE.
+
+        >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 1.0])
+        >>> rule = conjugate_gradients_with(betas.polak_ribiere)
+        >>> memory = rule.start(theta)
+        >>> for _ in range(6):
+        ...     g = torch.stack([2 * (theta[0] - 1), 200 * theta[1]])
+        ...     delta, memory = rule.step({"g": g, "theta": theta, "f": f}, memory, rule.knobs)
+        ...     theta = theta + delta
+        >>> torch.testing.assert_close(theta, torch.tensor([1.0, 0.0]), atol=1e-3, rtol=0.0)
+        """
+        along, first = None, 1.0
+        if 0 < t < RESTART * len(g):
+            along = conjugated(beta, g, before, d, powell)
+        if t:
+            t = t if along is not None else 0
+            along = -g if along is None else along
+            first = alpha * slope / float(g @ along)
+        step = descended(search, f, theta, g, along, first, lr=lr, c1=c1, c2=c2)
+        if not step.alpha:
+            return step.delta, step.delta, g.clone(), 0, 1.0, 0.0, int(step.status)
+        if step.steepest:
+            unit = float(g.abs().max())
+            return step.delta, -g, g.clone(), 1, step.alpha / unit, -float(g @ g), int(step.status)
+        return step.delta, step.d, g.clone(), t + 1, step.alpha, float(g @ step.d), int(step.status)
+
+    return replace(conjugate, name=beta.__name__, doc=f"{getdoc(beta)}\n\n{getdoc(conjugate.source)}")
+
+
+def conjugated(beta: Beta, g: Tensor, before: Tensor, d: Tensor, powell: bool) -> Tensor | None:
+    """-g + beta d; None where it is better to begin anew.
+
+    >>> g, before = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])
+    >>> conjugated(betas.fletcher_reeves, g, before, -before, True)
+    tensor([-4., -2.])
+    """
+    unit = float(g.abs().max()) or 1.0  # all formulas are the same in another unit; squares stay in float32's range
+    a, b, c = g / unit, before / unit, d / unit
+    share = float(beta(a, b, c))
+    if not math.isfinite(share) or share == 0.0 or (powell and abs(float(a @ b)) >= POWELL * float(a @ a)):
+        return None
+    along = share * d - g
+    return along if float(a @ along) < -UPHILL * length(a) * length(along) else None
+
+
+fletcher_reeves = conjugate_gradients_with(betas.fletcher_reeves)
+polak_ribiere = conjugate_gradients_with(betas.polak_ribiere)
+hestenes_stiefel = conjugate_gradients_with(betas.hestenes_stiefel)
+dai_yuan = conjugate_gradients_with(betas.dai_yuan)
+hager_zhang_cg = conjugate_gradients_with(betas.hager_zhang_cg, powell=False)

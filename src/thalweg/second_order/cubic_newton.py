@@ -18,7 +18,7 @@ from thalweg.second_order.secular import cubic, secular
 from thalweg.second_order.trust_region import MOST, Step
 
 HEAVIER_BELOW, LIGHTER_ABOVE = 0.1, 0.75  # of the ratio of what f did to what the model said
-HEAVIER, LIGHTER = 4.0, 10.0
+HEAVIER, LIGHTER = 10.0, 4.0
 ROUGHEST = 0.1  # of |g|: what the Krylov space may leave of it
 
 
@@ -28,8 +28,8 @@ def cubic_newton(g, theta, f, lightness=unset, before=unset, status=going, *, si
 
     Algorithm 2.1: the step minimises gᵀs + sᵀHs/2 + sigma |s|³/3 in the Krylov space of H and g, of up to 100
     dimensions (n where that is less: then it is exact), and sigma rises where f disagrees. Of all Newton methods it has
-    the best guarantee: |g| <= e after some e^(-3/2) steps. The first sigma is the knob times what makes the Cauchy step
-    half as long; what is remembered is one over it. A status as trust_ncg's.
+    the best guarantee: |g| <= e after some e^(-3/2) steps. The first sigma is the knob times what shortens the Cauchy
+    step by a third or so; what is remembered is one over it. A status as trust_ncg's.
 
     >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 0.0])
     >>> cubic_newton(torch.tensor([4.0, 0.0]), theta, f, 0.0, 0.0, -1, sigma=1e-6)[0]
@@ -38,8 +38,9 @@ def cubic_newton(g, theta, f, lightness=unset, before=unset, status=going, *, si
     value, size = float(f(theta)), length(g)
     if not (math.isfinite(value) and math.isfinite(size)):
         return torch.zeros_like(theta), lightness, before, int(Status.NOT_FINITE)
-    H = hessian_at(f, theta)
-    first = lightness or natural_radius(H, g, theta) ** 2 / (sigma * size or 1.0)
+    H = hessian_at(f, theta).apply
+    natural = natural_radius(H, g, theta)
+    first = lightness or natural * natural / (sigma * size or 1.0)
 
     @functools.cache
     def space(rtol: float) -> Krylov | None:  # the same for every sigma; the lightest is what asks most of it
@@ -55,7 +56,7 @@ def cubic_newton(g, theta, f, lightness=unset, before=unset, status=going, *, si
         s, predicted, restrained = within(found.T, found.c, 1 / lightness)
         return Step(found.Q.T @ s.to(g), predicted, restrained)
 
-    p, lightness, status = trusted(f, theta, value, g, first, forcing(size, before, ROUGHEST), solve, reweighed)
+    p, lightness, status = trusted(f, theta, g, first, forcing(size, before, ROUGHEST), solve, reweighed)
     return p, lightness, size, int(status)
 
 
@@ -79,7 +80,7 @@ def reweighed(lightness: float, ratio: float, step: Step) -> float:
 
     >>> step = Step(torch.tensor([0.8]), 1.0, on_boundary=True)
     >>> [reweighed(1.0, ratio, step) for ratio in (0.05, 0.5, 0.9)]
-    [0.25, 1.0, 10.0]
+    [0.1, 1.0, 4.0]
     """
     if ratio < HEAVIER_BELOW:
         return lightness / HEAVIER

@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.core.status import Status
 from thalweg.second_order.line_search import Found, Search
 from thalweg.second_order.linear import length
+from thalweg.second_order.rounding import at_rest
 
 NEAR = 0.01  # the first step changes the largest component of theta by this much of it
 
@@ -56,15 +57,17 @@ def descended(
     value, largest = float(f(theta)), float(g.abs().max())
     if not (math.isfinite(value) and math.isfinite(largest)):
         return Descent(0.0, torch.zeros_like(g), value, g, Status.NOT_FINITE, False)
+    hidden = False
     if d is not None:
         found = search(f, theta, d, value, g, lr * alpha, c1=c1, c2=c2)
         if found.alpha:
             return Descent(found.alpha, d, found.value, found.g, _status(found), False)
+        hidden = 0 <= -lr * alpha * float(g @ d) and at_rest(-lr * alpha * float(g @ d), value, theta)
     d = -g / largest if largest else -g
     found = search(f, theta, d, value, g, lr * first_step(theta, value, g), c1=c1, c2=c2)
     if found.alpha:
         return Descent(found.alpha, d, found.value, found.g, _status(found), True)
-    return Descent(0.0, d, value, g, found.status, True)
+    return Descent(0.0, d, value, g, Status.CONVERGED if hidden else found.status, True)
 
 
 def first_step(theta: Tensor, value: float, g: Tensor) -> float:

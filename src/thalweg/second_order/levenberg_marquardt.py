@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from thalweg.core.derivatives import jacobian, residuals
-from thalweg.core.rule import Start, rule, zeros
+from thalweg.core.rule import rule, zeros
 from thalweg.core.status import Status, going
 from thalweg.second_order.box import box, box_least_squares, held, inside
-from thalweg.second_order.rounding import at_rest, last_step, unseen
+from thalweg.second_order.radius import trusted, unset
+from thalweg.second_order.rounding import ROUNDING
 from thalweg.second_order.secular import secular
+from thalweg.second_order.trust_region import Step
 
-ACCEPT_ABOVE = 1e-4  # of the ratio of what f did to what the model said
-
-unset = Start("unset", lambda theta, knobs: 0.0, scalar=True)
+SHRINK, GROW = 0.1, 3.0  # the radius changes by no more in one step
 
 
 @rule(per="vector", batched=False)
 def levenberg_marquardt(
     g, theta, f, D=zeros, region=unset, status=going, *, radius=1.0, lower=-math.inf, upper=math.inf
 ):
-    """Levenberg-Marquardt in a trust region (Moré 1978): the least |r + Jp| over the p with |Dp| at most the radius.
+    """Levenberg-Marquardt in a trust region (Moré 1978): the least |r + Jp| over the p with |Dp| at most its radius.
 
-    f is half the sum of the squares of the residuals r, with the Jacobian J. D holds the largest length that each column
-    of J has had, so that the units of the parameters make no difference. The subproblem is solved in the singular values
-    of J / D, never in JᵀJ, whose condition number is the square of J's. The first radius is `radius` times the length
-    of the first Gauss-Newton step; below a quarter of the decrease that the model promises, a step's length is divided by
-    four and, if f rose, tried again. Within bounds `lower` and `upper`, numbers or (n,), the step is the minimum over the
-    box of the model with the same damping, found by an active set method.
+    f is half the sum of the squares of the residuals r, with the Jacobian J. D holds the largest length that each
+    column of J has had, so that the units of the parameters make no difference. The subproblem is solved in the
+    singular values of J / D, never in JᵀJ, whose condition is the square of J's. The first radius is `radius` times the
+    length of the first Gauss-Newton step. Within the bounds `lower` and `upper`, numbers or (n,), the step is the
+    minimum of the damped model over the box, and theta plus the step is inside exactly, also where theta was not.
 
-    Where f is no number after a step, the region shrinks. It ends CONVERGED where the model promises less than
-    rounding, RADIUS_COLLAPSED where no step keeps what it promises, NOT_FINITE where f or J is no number at theta or
-    near it. Raises CurvatureError for an f without residuals.
+    It ends CONVERGED where rounding hides what the model promises, RADIUS_COLLAPSED where no step keeps its promise,
+    NOT_FINITE where f or J is no number at theta; where f is none after a step, the region shrinks. Raises
+    CurvatureError for an f without residuals.
 
     >>> from thalweg.core.objective import LeastSquares
     >>> f, theta = LeastSquares(lambda x: torch.stack([x[0] - 1, 10 * (x[1] - 2)])), torch.zeros(2)
@@ -44,63 +43,66 @@ def levenberg_marquardt(
     tensor([1., 2.])
     """
     low, high = box(theta, lower, upper)
+    still = torch.zeros_like(theta)
     if bool(((theta < low) | (theta > high)).any()):
-        return inside(theta, torch.zeros_like(theta), low, high), D, region, int(Status.GOING_ON)
-    value, still = float(f(theta)), torch.zeros_like(theta)
+        return inside(theta, still, low, high), D, region, int(Status.GOING_ON)
     r, J = residuals(f, theta).double(), jacobian(f, theta).double()
+    value = float(f(theta))
     if not (math.isfinite(value) and bool(J.isfinite().all())):
         return still, D, region, int(Status.NOT_FINITE)
-    free = ~held(theta, J.T @ r, low, high)
     D = torch.maximum(D, J.norm(dim=0).to(D))
-    model = _model(r, J, torch.where(D > 0, D, 1.0).double(), free, (low - theta).double(), (high - theta).double())
-    region = region or radius * float(model.gauss_newton.norm())
-    hidden = unseen(value, theta) + (10 * torch.finfo(theta.dtype).eps * float((J.abs() @ theta.abs().double()).norm())) ** 2 / 2
-    promised, numbers = 0.0, False
-    while True:
-        q, on_boundary = model.least(region)
-        p, predicted, size = inside(theta, (q / model.D).to(theta), low, high), model.decrease(q), float(q.norm())
-        if predicted <= hidden and on_boundary and not promised and region < 1e100:
-            region = 4 * region  # too small for f to show anything: it is from another batch
-            continue
-        if predicted <= hidden or torch.equal(theta + p, theta):
-            if promised and not at_rest(promised, value, theta):
-                return still, D, 0.0, int(Status.RADIUS_COLLAPSED if numbers else Status.NOT_FINITE)
-            return last_step(f, theta, p, value, g), D, 0.0, int(Status.CONVERGED)
-        promised, trial = promised or predicted, float(f(theta + p))
-        ratio = (value - trial) / predicted if trial < math.inf else -math.inf
-        region, numbers = resized(region, ratio, size, on_boundary), numbers or ratio > -math.inf
-        if ratio > ACCEPT_ABOVE:
-            return p, D, region, int(Status.GOING_ON)
+    scale = torch.where(D > 0, D, 1.0).double()
+    model = _model(r, J, scale, (low - theta).double(), (high - theta).double())
+    if float(model.c.norm()) <= ROUNDING * torch.finfo(theta.dtype).eps * float((J.abs() @ theta.abs().double()).norm()):
+        return still, D, 0.0, int(Status.CONVERGED)  # the rounding of theta makes residuals as large as what is left
+
+    def solve(radius: float, rtol: float) -> Step:
+        q, on_boundary = model.least(radius)
+        return Step(inside(theta, (q / scale).to(theta), low, high), model.decrease(q), on_boundary)
+
+    def resize(radius: float, ratio: float, step: Step) -> float:
+        return resized(radius, ratio, float((scale * step.p).norm()))
+
+    first = region or radius * float((model.c / model.s).norm())
+    p, region, ends = trusted(f, theta, g, first, 0.0, solve, resize)
+    return p, D, region, int(ends)
 
 
-def resized(radius: float, ratio: float, size: float, on_boundary: bool) -> float:
-    return radius
+def resized(radius: float, ratio: float, size: float) -> float:
+    """The radius after a step of length `size`, f's decrease having been `ratio` times what was promised.
+
+    Nielsen's (1999) factor of the damping, turned over, so that it changes smoothly; where f rose, to about the minimum
+    of the parabola through what is known.
+
+    >>> [round(resized(1.0, ratio, 1.0), 2) for ratio in (-100.0, -1.0, 0.0, 0.5, 1.0)]
+    [0.1, 0.25, 0.5, 1.0, 3.0]
+    """
+    if ratio <= 0:
+        return max(SHRINK, 0.5 / (1 - ratio)) * min(size, radius)
+    factor = 1 / max(1 / GROW, 1 - (2 * min(ratio, 1.0) - 1) ** 3)
+    return max(radius, factor * size) if factor > 1 else factor * min(size, radius)
+
 
 class _Model(NamedTuple):
-    """|r + Jp| in q = Dp, by the singular values s and vectors of J / D, variables that are held left out of it."""
+    """|r + Jp| in q = Dp by the singular values of J / D, without the columns of variables that are held at a bound."""
 
-    D: Tensor  # (n,)
     s: Tensor  # (k,), descending
     V: Tensor  # (k, n)
     c: Tensor  # (k,), r in the singular vectors
     lower: Tensor  # (n,), of q
     upper: Tensor
 
-    @property
-    def gauss_newton(self) -> Tensor:
-        """In the singular vectors, (k,)."""
-        return -self.c / self.s
-
     def least(self, radius: float) -> tuple[Tensor, bool]:
         """The least over |q| <= radius, within the bounds; and whether the radius matters."""
-        s, damping, on_boundary = self.gauss_newton, 0.0, False
-        if float(s.norm()) > radius:
+        q, damping = -self.c / self.s, 0.0
+        on_boundary = float(q.norm()) > radius
+        if on_boundary:
             scaled = radius * self.s.flip(0)
-            on_sphere, multiplier = secular(scaled**2, self.c.flip(0) * scaled)
-            s, damping, on_boundary = radius * on_sphere.flip(0), math.sqrt(multiplier) / radius, True
-        q = self.V.T @ s
+            sphere, multiplier = secular(scaled**2, self.c.flip(0) * scaled)
+            q, damping = radius * sphere.flip(0), math.sqrt(multiplier) / radius
+        q = self.V.T @ q
         if bool(((q < self.lower) | (q > self.upper)).any()):
-            damping = max(damping, torch.finfo(q.dtype).eps * len(q) * float(self.s[0]))  # full rank
+            damping = max(damping, torch.finfo(q.dtype).eps * len(q) * float(self.s[0]))  # for full rank
             A = torch.cat([self.s[:, None] * self.V, damping * torch.eye(len(q), dtype=q.dtype, device=q.device)])
             q = box_least_squares(A, torch.cat([-self.c, torch.zeros_like(q)]), self.lower, self.upper)
         return q, on_boundary
@@ -111,7 +113,8 @@ class _Model(NamedTuple):
         return float(-(self.c @ change) - change @ change / 2)
 
 
-def _model(r: Tensor, J: Tensor, D: Tensor, free: Tensor, lower: Tensor, upper: Tensor) -> _Model:
-    U, s, V = torch.linalg.svd(J / D * free, full_matrices=False)
+def _model(r: Tensor, J: Tensor, scale: Tensor, lower: Tensor, upper: Tensor) -> _Model:
+    free = ~held(torch.zeros_like(lower), J.T @ r, lower, upper)
+    U, s, V = torch.linalg.svd(J / scale * free, full_matrices=False)
     seen = s > max(J.shape) * torch.finfo(s.dtype).eps * s[:1]
-    return _Model(D, s[seen], V[seen], (U.T @ r)[seen], D * lower, D * upper)
+    return _Model(s[seen], V[seen], (U.T @ r)[seen], scale * lower, scale * upper)

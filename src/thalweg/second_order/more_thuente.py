@@ -41,9 +41,17 @@ def more_thuente_steps(start: Trial, alpha: float, c1: float, eps: float) -> Ste
         before, width, last = width, abs(y.alpha - x.alpha), before
         if NEARER * last <= width < math.inf and y.value < math.inf:
             alpha = middle(x.alpha, y.alpha)
-        low, high = sorted((x.alpha, y.alpha))
-        if not low < alpha < high or width <= 2 * eps * high:
+        low, high = min(x.alpha, y.alpha), max(x.alpha, y.alpha)
+        if width <= 2 * eps * high or _contradicted(x, y, eps):
             return
+        if not low < alpha < high:  # the interpolation has left the range of numbers
+            alpha = middle(low, high)
+
+
+def _contradicted(x: Trial, y: Trial, eps: float) -> bool:
+    """Whether the slopes say that f falls from x to y and beyond, and it does not, by no more than rounding."""
+    way = y.alpha - x.alpha
+    return x.slope * way < 0 and y.slope * way < 0 and y.value - x.value <= 4 * eps * abs(x.value)
 
 
 def _next(

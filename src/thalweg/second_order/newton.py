@@ -32,9 +32,10 @@ def newton_with(search: Search) -> Rule:
 
         The direction solves (H + alpha I) d = -g. alpha is 0 where H is positive definite: the step is then the same
         in any coordinates, theta = Az. Elsewhere it turns the lowest eigenvalue into its opposite, so that f falls
-        along d. It needs the whole Hessian, n products a step. Where H is not finite, or f is not lower along d, the
-        steepest descent is tried. The status is CONVERGED where rounding hides what d promises, LINE_SEARCH_FAILED
-        where nothing lower is found, NOT_FINITE where f or g are no numbers, UNBOUNDED where f falls for ever.
+        along d. It needs the whole Hessian, n products a step. Where H is zero or not finite, or f is not lower along
+        d, the steepest descent is tried. The status is CONVERGED where rounding hides what d promises,
+        LINE_SEARCH_FAILED where nothing lower is found, NOT_FINITE where f or g are no numbers, UNBOUNDED where f
+        falls for ever.
 
         >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 1.0])
         >>> newton(torch.tensor([4.0, 200.0]), theta, f, -1)[0]
@@ -71,20 +72,20 @@ def promise(g: Tensor, d: Tensor) -> float:
 
 
 def direction(H: Tensor, g: Tensor) -> Tensor | None:
-    """The d of (H + alpha I) d = -g; None where H is not finite.
+    """The d of (H + alpha I) d = -g; None where H is zero or not finite.
 
     >>> direction(torch.diag(torch.tensor([2.0, -1.0])), torch.tensor([4.0, 3.0]))
     tensor([-1., -3.])
     """
     scale = float(H.abs().max())
-    if not math.isfinite(scale):
+    if not 0 < scale < math.inf:
         return None
-    A, c = H.double() / (scale or 1.0), g.double() / (scale or 1.0)
+    A, c = H.double() / scale, g.double() / scale
     L, failed = torch.linalg.cholesky_ex(A)
     if not failed:
         return -torch.cholesky_solve(c[:, None], L)[:, 0].to(g)
     w, V = torch.linalg.eigh(A)
-    alpha = float(torch.maximum(-2 * w[0], FLATTEST * w.abs().max() - w[0])) or 1.0
+    alpha = torch.maximum(-2 * w[0], FLATTEST * w.abs().max() - w[0])
     d: Tensor = -V.mv(V.T.mv(c) / (w + alpha)).to(g)
     return d
 

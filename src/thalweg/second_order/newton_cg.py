@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thalweg.core.derivatives import hessian_at
 from thalweg.core.rule import Rule, rule
-from thalweg.core.status import going
+from thalweg.core.status import Status, going
 from thalweg.second_order.line_search import Search, wolfe
 from thalweg.second_order.linear import conjugate_gradients, length
 from thalweg.second_order.newton import promise, stepped
@@ -40,12 +40,12 @@ def newton_cg_with(search: Search) -> Rule:
         >>> newton_cg(torch.tensor([4.0, 0.0]), theta, f, 0.0, -1)[0]
         tensor([-2., 0.])
         """
-        H, size, eps = hessian_at(f, theta), length(g), torch.finfo(theta.dtype).eps
+        H, size, eps = hessian_at(f, theta).apply, length(g), torch.finfo(theta.dtype).eps
         d = direction(H, g, theta, forcing(size, before, ROUGHEST))
         if d is not None and promise(g, d) <= unseen(float(f(theta)), theta):
             d = direction(H, g, theta, eps)  # solved roughly, it may promise nothing where there is more to have
         delta, status = stepped(search, f, theta, g, d, lr, c1, c2)
-        return delta, size, int(status)
+        return delta, before if status == Status.NOT_FINITE else size, int(status)
 
     return newton_cg
 

@@ -20,6 +20,7 @@ SHRINK_BELOW, GROW_ABOVE = 0.25, 0.75
 SHRINK, GROW = 0.25, 2.0
 LARGEST = 1e100  # where f is still as the model says at this radius, it has no minimum
 
+Propose = Callable[[float, float], Step]
 Resize = Callable[[float, float, Step], float]
 
 unset = Start("unset", lambda theta, knobs: 0.0, scalar=True)
@@ -72,22 +73,20 @@ def forcing(size: float, before: float, most: float) -> float:
 
 
 def trusted(
-    f: Any,
-    theta: Tensor,
-    value: float,
-    g: Tensor,
-    radius: float,
-    rtol: float,
-    solve: Callable[[float, float], Step],
-    resize: Resize = resized,
+    f: Any, theta: Tensor, g: Tensor, radius: float, rtol: float, solve: Propose, resize: Resize = resized
 ) -> tuple[Tensor, float, Status]:
     """The first step that f agrees with, from ever smaller radii; the radius for the next; and the status.
 
     `solve(radius, rtol)` proposes a step. Where its promise is hidden by rounding, radius and accuracy are raised first
     (they may be left from elsewhere); then it is CONVERGED, or RADIUS_COLLAPSED where f, at a larger radius, failed to
     keep a promise that rounding does not explain. The radius is then 0: it is to be begun anew.
+
+    >>> f, theta = (lambda x: x.cosh().sum()), torch.tensor([3.0])
+    >>> trusted(f, theta, theta.sinh(), 8.0, 0.1, lambda r, rtol: Step(-r * torch.ones(1), r, True))
+    (tensor([-2.]), 4.0, <Status.GOING_ON: -1>)
     """
-    hidden, eps, promised = unseen(value, theta), torch.finfo(theta.dtype).eps, 0.0
+    value, eps, promised = float(f(theta)), torch.finfo(theta.dtype).eps, 0.0
+    hidden = unseen(value, theta)
     while True:
         step = solve(radius, rtol)
         if step.status != Status.GOING_ON:

@@ -36,7 +36,7 @@ def saddle_free_newton_with(search: Search) -> Rule:
         >>> direction(hessian_at(f, theta), torch.tensor([2.0, -0.02]), 2, 0.0)
         tensor([-1.0000,  0.0100])
         """
-        d = direction(hessian_at(f, theta), g, int(subspace), damping)
+        d = direction(hessian_at(f, theta).apply, g, int(subspace), damping)
         delta, status = stepped(search, f, theta, g, d, lr, c1, c2)
         return delta, int(status)
 

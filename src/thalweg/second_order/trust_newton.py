@@ -20,7 +20,7 @@ ROUGHEST = 0.1  # of |g|: what an inexact solution of the subproblem may leave o
 
 
 @rule(per="vector", batched=False)
-def trust_ncg(g, theta, f, region=unset, before=unset, status=going, *, radius=2.0):
+def trust_ncg(g, theta, f, region=unset, before=unset, status=going, *, radius=1.0):
     """Newton's method in a trust region, by truncated conjugate gradients (Steihaug 1983); products only.
 
     Nocedal and Wright's Algorithms 4.1 and 7.2. The first radius is `radius` times the length of the Cauchy step. A
@@ -36,7 +36,7 @@ def trust_ncg(g, theta, f, region=unset, before=unset, status=going, *, radius=2
 
 
 @rule(per="vector", batched=False)
-def trust_krylov(g, theta, f, region=unset, before=unset, status=going, *, radius=2.0):
+def trust_krylov(g, theta, f, region=unset, before=unset, status=going, *, radius=1.0):
     """Newton's method in a trust region, by Lanczos (Gould et al. 1999), which finds the hard case; products only.
 
     It keeps up to 100 vectors as long as theta. Else it is trust_ncg.
@@ -49,7 +49,7 @@ def trust_krylov(g, theta, f, region=unset, before=unset, status=going, *, radiu
 
 
 @rule(per="vector", batched=False)
-def trust_exact(g, theta, f, region=unset, before=unset, status=going, *, radius=2.0):
+def trust_exact(g, theta, f, region=unset, before=unset, status=going, *, radius=1.0):
     """Newton's method in a trust region whose subproblem is solved exactly (Moré and Sorensen 1983).
 
     It needs the whole Hessian, n products a step, and its eigenvectors: the fewest evaluations, for up to some hundred
@@ -63,10 +63,10 @@ def trust_exact(g, theta, f, region=unset, before=unset, status=going, *, radius
 
 
 @rule(per="vector", batched=False)
-def dogleg(g, theta, f, region=unset, before=unset, status=going, *, radius=2.0):
-    """Newton's method in a trust region, by Powell's dogleg (1970): for a Hessian that is positive definite everywhere.
+def dogleg(g, theta, f, region=unset, before=unset, status=going, *, radius=1.0):
+    """Newton's method in a trust region, by the dogleg (Powell 1970): for Hessians that are positive definite.
 
-    The status is NOT_POSITIVE where it is not. Else it is trust_exact.
+    The status is NOT_POSITIVE where one is not. Else it is trust_exact.
 
     >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 0.0])
     >>> dogleg(torch.tensor([4.0, 0.0]), theta, f, 0.0, 0.0, -1)[0]
@@ -86,5 +86,5 @@ def _step(
     H = curvature(f, theta)
     first = region or radius * natural_radius(H, g, theta)
     rtol = forcing(size, before, ROUGHEST)
-    p, region, status = trusted(f, theta, value, g, first, rtol, lambda r, tol: solve(H, g, r, tol))
+    p, region, status = trusted(f, theta, g, first, rtol, lambda r, tol: solve(H, g, r, tol))
     return p, region, size, int(status)

@@ -22,7 +22,7 @@ from thalweg.second_order.linear import conjugate_gradients, length
 from thalweg.second_order.secular import secular
 
 MOST = 100  # vectors that `lanczos` keeps
-
+EDGE = 1 - 1e-6  # of the radius: as far is at the boundary, where the Cauchy step may end but for rounding
 
 Matrix = Callable[[Tensor], Tensor] | Tensor
 
@@ -54,11 +54,11 @@ def steihaug(H: Matrix, g: Tensor, radius: float, rtol: float = 0.1) -> Step:
     def crossed(i: int, x: Tensor, r: Tensor) -> bool:
         path.append((x, r))
         del path[:-2]
-        return float(x.norm()) >= 1
+        return float(x.norm()) >= EDGE
 
     solved = conjugate_gradients(apply, b, rtol=rtol, watch=crossed)
     s, r = path[-1]
-    crossing = float(s.norm()) >= 1
+    crossing = float(s.norm()) >= EDGE
     if not math.isfinite(solved.residual_norm):
         return _nothing(g, Status.NOT_FINITE)
     if crossing:
@@ -83,13 +83,11 @@ def lanczos(H: Matrix, g: Tensor, radius: float, rtol: float = 0.1) -> Step:
     """
     size = length(g)
     unit = size or 1.0
-    found = krylov(
-        _scaled(H, unit, radius),
-        g / unit,
-        MOST,
-        lambda T, c, left: left * abs(float(_within(T, c)[0][-1])) <= rtol,
-        rtol,
-    )
+
+    def enough(T: Tensor, c: Tensor, left: float) -> bool:
+        return left * abs(float(_within(T, c)[0][-1])) <= rtol
+
+    found = krylov(_scaled(H, unit, radius), g / unit, MOST, enough, rtol)
     if found is None:
         return _nothing(g, Status.NOT_FINITE)
     s, predicted, on_boundary = _within(found.T, found.c)
@@ -180,10 +178,10 @@ def _newton(A: Tensor, b: Tensor) -> Tensor | None:
 def _within(A: Tensor, g: Tensor) -> tuple[Tensor, float, bool]:
     """The minimum over the unit ball by eigenvectors, by how much the model falls there, and whether on the sphere."""
     w, V = torch.linalg.eigh(A)
-    c = V.T @ g
-    s, multiplier = secular(w, c)
+    c = (V.T @ g).cpu()
+    s, multiplier = secular(w.cpu(), c)
     square = float(s @ s)
-    return V @ s, (multiplier * square - float(c @ s)) / 2, multiplier > 0 and square > 0.5
+    return V @ s.to(V), (multiplier * square - float(c @ s)) / 2, multiplier > 0 and square > 0.5
 
 
 def _to_boundary(s: Tensor, d: Tensor) -> float:
