@@ -160,8 +160,8 @@ def pairs(first: str, second: str, *values: tuple[float, float], **shared: Any) 
 
 
 ADAM = of(2e-3, 5e-3, 1e-2, 2e-2, batch=64)
-NESTEROV = pairs("lr", "momentum", (3e-3, 0.99), (1e-2, 0.9), (1e-2, 0.95), (3e-2, 0.9), batch=64)
-SOAP = of({"lr": 3e-3}, {"lr": 1e-2}, {"lr": 2e-2}, {"lr": 1e-2, "batch": 128}, batch=64)
+NESTEROV = pairs("lr", "momentum", (1e-2, 0.95), (3e-2, 0.9), (3e-2, 0.95), (0.1, 0.9), batch=64)
+SOAP = pairs("lr", "batch", (1e-2, 64), (1e-2, 128), (2e-2, 128), (2e-2, 256))
 KRONECKER = pairs("lr", "damping", (0.03, 1e-2), (0.1, 1e-2), (0.1, 1e-1), (0.3, 1e-1), batch=256)
 OURS = {
     "adam": ADAM,
@@ -171,8 +171,8 @@ OURS = {
     "kfac": KRONECKER,
     "ekfac": KRONECKER,
     "natural_gradient": KRONECKER,
-    "hessian_free": pairs("share", "damping", (0.25, 1.0), (0.25, 0.1), (0.125, 1.0), (0.5, 1.0)),
-    "lbfgs": of({"history": 10}, {"history": 30}, {"history": 100}, {"history": 300}),
+    "hessian_free": of(*({"damping": x} for x in (0.03, 0.1, 0.3, 1.0)), share=0.25),
+    "lbfgs": of(*({"history_size": m} for m in (10.0, 30.0, 100.0, 300.0))),
 }
 PEERS: dict[str, tuple[Callable[[], Train], list[Setting]]] = {
     "torch Adam": (torchs("Adam", fused=True), ADAM),
@@ -183,7 +183,7 @@ PEERS: dict[str, tuple[Callable[[], Train], list[Setting]]] = {
     ),
     "heavyball SOAP": (heavyball_soap, SOAP),
     "pytorch_optimizer SOAP": (pytorch_optimizer_soap, SOAP),
-    "SINGD": (singd, pairs("lr", "damping", (1e-3, 1e-3), (3e-3, 1e-3), (1e-2, 1e-3), (3e-3, 1e-2), batch=64)),
+    "SINGD": (singd, pairs("lr", "damping", (0.02, 1e-2), (0.03, 1e-3), (0.03, 1e-2), (0.05, 1e-2), batch=256)),
 }
 LEFT_OUT = ["bfgs (its matrix would be 4.7 GB)", "kfac-pytorch and PyTorchHessianFree (they are not on PyPI)"]
 
@@ -270,11 +270,9 @@ def main() -> None:
             print(f"{contender.name} seed {seed}: {runs[contender.name][-1][-1]}", file=sys.stderr, flush=True)
     adams = runs.get("adam") or [[Point(0.0, 0, math.nan)]]
     goal = statistics.median(points[-1].error for points in adams)
-    print(
-        f"{platform.machine()}, one thread, torch {torch.__version__}; {options.seconds:g} CPU seconds of training. The\n"
-        f"best of four settings tried for a quarter of that, then {options.seeds} fresh seeds: medians. Steps of torch\n"
-        "L-BFGS are calls, of twenty iterations each. Without a batch in its setting an algorithm takes all examples.\n"
-    )
+    print(f"{platform.machine()}, one thread, torch {torch.__version__}; {options.seconds:g} CPU seconds of training.")
+    print(f"The best of four settings tried for a quarter of that, then {options.seeds} fresh seeds; medians. Steps of")
+    print("torch L-BFGS are calls, of 20 iterations each. Without a batch in its setting one takes all examples.\n")
     print("| algorithm | setting | squared error | lowest to highest | steps | s to adam's error | steps to it |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for contender, setting in sorted(chosen, key=lambda c: statistics.median(p[-1].error for p in runs[c[0].name])):

@@ -24,7 +24,6 @@ from thalweg.arguments import METHODS
 from thalweg.comparison import plan, race, search, study, verdict
 from thalweg.comparison.spaces import SPACES, Dimension
 from thalweg.core.status import Status
-
 from thalweg.strategies.schedules import SCHEDULES
 from thalweg.training.builtin import BUILTIN
 
@@ -66,7 +65,8 @@ def second_order() -> str:
     for name in SECOND_ORDER:
         algorithm = ALGORITHMS[name]
         method = named.get(name, name.replace("_", "-"))
-        rows.append((f"`{name}`", f'`"{method}"`', algorithm.section, algorithm.summary, defaults(algorithm.rule.knobs)))
+        knobs = defaults(algorithm.rule.knobs)
+        rows.append((f"`{name}`", f'`"{method}"`', algorithm.section, algorithm.summary, knobs))
     return table(("algorithm", "method", "section", "what it is", "knobs and defaults"), *rows)
 
 

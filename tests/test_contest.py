@@ -95,6 +95,20 @@ def test_rules_for_tensors_or_the_vector_are_raced_like_any_other(tmp_path):
     assert raced.recipe.algorithm in names
 
 
+def test_second_order_is_raced_beside_the_first_with_fewer_steps_of_the_whole_batch(tmp_path):
+    arguments = {"trials": 2, "algorithms": ["sgd", "lbfgs", "trust_ncg", "levenberg_marquardt"]}
+    study = compare(bowl(1.0), **arguments, out=tmp_path / "a", workers=1)
+    recipes = {t.algorithm: t.recipe for t in study.of("confirmation")}
+    assert {t.outcome for t in study.of("confirmation")} == {"finished"}
+    assert recipes["sgd"].batch_size == 20 and recipes["lbfgs"].batch_size == 40
+    assert recipes["sgd"].steps > recipes["lbfgs"].steps > recipes["levenberg_marquardt"].steps
+    means = {s.algorithm: s.mean for s in study.verdict.standings}
+    assert max(means["lbfgs"], means["trust_ncg"], means["levenberg_marquardt"]) < 1e-6
+    assert "CPU seconds" in (study.folder / "report.html").read_text() and study.verdict.timed
+    again = compare(bowl(1.0), **arguments, out=tmp_path / "b", workers=2)
+    assert digest(again.trials) == digest(study.trials)
+
+
 def bowl(steepness):
     """Least squares: its best lr goes with 1 / steepness², above most of SGD's space, or below."""
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) * steepness

@@ -16,8 +16,8 @@ FLOORS = [
     {"adaptive"},  # above the strategies: AdamW is Adam with one around it; RMSProp is SGD in a combinator
     {"modern", "second_order"},
     {"descend", "algorithms", "execution"},
-    {"training", "optim", "minimize", "arguments"},
-    {"comparison"},
+    {"training", "optim", "arguments"},
+    {"comparison", "minimize"},
     {"report"},
     {"contest"},
     {"cli"},

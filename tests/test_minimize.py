@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning, rosen, rosen
 import thalweg as tw
 from thalweg.arguments import METHODS
 from thalweg.core.errors import AlgorithmError
-from thalweg.core.status import Status
+from thalweg.core.status import Status, going
 from thalweg.minimize import minimize
 
 SOLVERS = ["bfgs", "l-bfgs", "l-bfgs-b", "cg", "newton-cg", "trust-ncg", "trust-krylov", "trust-exact", "dogleg"]
@@ -366,8 +366,15 @@ def test_other_exceptions_of_a_callback_are_its_callers():
 
 def test_converged_says_by_what():
     assert minimize(bowl, START).message.startswith("converged: the gradient is ")
-    hidden = minimize(lambda x: 1e12 + valley(x), START, tol=0)
-    assert hidden.success and hidden.message.startswith("converged: rounding hides what is left")
+
+
+def test_a_rule_may_say_that_rounding_hides_what_is_left():
+    @tw.rule
+    def resting(g, status=going):
+        return torch.zeros_like(g), int(Status.CONVERGED)
+
+    result = minimize(valley, START, method=resting)
+    assert result.success and result.message.startswith("converged: rounding hides what is left, the gradient is 2")
 
 
 @pytest.mark.parametrize("method", ["bfgs", "newton-cg", "cg"])

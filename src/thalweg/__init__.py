@@ -56,14 +56,25 @@ if TYPE_CHECKING:
     from thalweg.modern.soap import soap
     from thalweg.modern.sophia import sophia
     from thalweg.second_order.bfgs import bfgs
+    from thalweg.second_order.conjugate_gradients import (
+        dai_yuan,
+        fletcher_reeves,
+        hager_zhang_cg,
+        hestenes_stiefel,
+        polak_ribiere,
+    )
     from thalweg.second_order.cubic_newton import cubic_newton
+    from thalweg.second_order.ekfac import ekfac
+    from thalweg.second_order.gauss_newton import gauss_newton
     from thalweg.second_order.hessian_free import hessian_free
+    from thalweg.second_order.kfac import kfac
     from thalweg.second_order.lbfgs import lbfgs
     from thalweg.second_order.lbfgsb import lbfgsb
     from thalweg.second_order.levenberg_marquardt import levenberg_marquardt
     from thalweg.second_order.newton import newton
     from thalweg.second_order.newton_cg import newton_cg
     from thalweg.second_order.saddle_free_newton import saddle_free_newton
+    from thalweg.second_order.stochastic_lbfgs import stochastic_lbfgs
     from thalweg.second_order.trust_newton import dogleg, trust_exact, trust_krylov, trust_ncg
     from thalweg.strategies import schedules
     from thalweg.strategies.adaptive_clipping import clipped_adaptively
@@ -136,16 +147,23 @@ __all__ = [
     "cubic_newton",
     "cyclic",
     "dadapt_adam",
+    "dai_yuan",
     "dampened_momentum",
     "decayed",
     "descend",
     "dog",
     "dogleg",
+    "ekfac",
     "fit",
+    "fletcher_reeves",
+    "gauss_newton",
     "gauss_southwell",
     "greedy_coordinate_descent",
     "guarded",
+    "hager_zhang_cg",
     "hessian_free",
+    "hestenes_stiefel",
+    "kfac",
     "lamb",
     "lars",
     "lbfgs",
@@ -166,6 +184,7 @@ __all__ = [
     "newton_cg",
     "optim",
     "penalised",
+    "polak_ribiere",
     "preconditioned",
     "predict",
     "prodigy",
@@ -188,6 +207,7 @@ __all__ = [
     "soap",
     "soft_threshold",
     "sophia",
+    "stochastic_lbfgs",
     "stochastically_rounded",
     "trust_exact",
     "trust_krylov",
@@ -238,16 +258,23 @@ _PLACES = {
     "cubic_newton": "second_order.cubic_newton",
     "cyclic": "strategies.coordinate",
     "dadapt_adam": "modern.dadapt_adam",
+    "dai_yuan": "second_order.conjugate_gradients",
     "dampened_momentum": "basic.dampened_momentum",
     "decayed": "strategies.decay",
     "descend": "descend",
     "dog": "modern.dog",
     "dogleg": "second_order.trust_newton",
+    "ekfac": "second_order.ekfac",
     "fit": "training.fit",
+    "fletcher_reeves": "second_order.conjugate_gradients",
+    "gauss_newton": "second_order.gauss_newton",
     "gauss_southwell": "strategies.coordinate",
     "greedy_coordinate_descent": "strategies.coordinate_descent",
     "guarded": "strategies.held_back",
+    "hager_zhang_cg": "second_order.conjugate_gradients",
     "hessian_free": "second_order.hessian_free",
+    "hestenes_stiefel": "second_order.conjugate_gradients",
+    "kfac": "second_order.kfac",
     "lamb": "modern.lamb",
     "lars": "modern.lars",
     "lbfgs": "second_order.lbfgs",
@@ -268,6 +295,7 @@ _PLACES = {
     "newton_cg": "second_order.newton_cg",
     "optim": "optim",
     "penalised": "strategies.penalised",
+    "polak_ribiere": "second_order.conjugate_gradients",
     "preconditioned": "strategies.preconditioned",
     "predict": "training.predict",
     "prodigy": "modern.prodigy",
@@ -290,6 +318,7 @@ _PLACES = {
     "soap": "modern.soap",
     "soft_threshold": "strategies.coordinate_descent",
     "sophia": "modern.sophia",
+    "stochastic_lbfgs": "second_order.stochastic_lbfgs",
     "stochastically_rounded": "strategies.rounding",
     "trust_exact": "second_order.trust_newton",
     "trust_krylov": "second_order.trust_newton",

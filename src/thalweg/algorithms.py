@@ -50,14 +50,19 @@ from thalweg.modern import (
 )
 from thalweg.second_order import (
     bfgs,
+    conjugate_gradients,
     cubic_newton,
+    ekfac,
+    gauss_newton,
     hessian_free,
+    kfac,
     lbfgs,
     lbfgsb,
     levenberg_marquardt,
     newton,
     newton_cg,
     saddle_free_newton,
+    stochastic_lbfgs,
     trust_newton,
 )
 from thalweg.strategies import coordinate_descent
@@ -95,8 +100,12 @@ _MODULES = (
 _SECOND_ORDER = (
     *((module, "") for module in (newton, newton_cg, saddle_free_newton, cubic_newton)),
     *((trust_newton, name) for name in ("trust_ncg", "trust_krylov", "trust_exact", "dogleg")),
-    *((module, "") for module in (bfgs, lbfgs, lbfgsb)),
-    *((module, "") for module in (levenberg_marquardt, hessian_free)),
+    *(
+        (conjugate_gradients, name)
+        for name in ("fletcher_reeves", "polak_ribiere", "hestenes_stiefel", "dai_yuan", "hager_zhang_cg")
+    ),
+    *((module, "") for module in (bfgs, lbfgs, lbfgsb, stochastic_lbfgs)),
+    *((module, "") for module in (gauss_newton, levenberg_marquardt, hessian_free, kfac, ekfac)),
     *(
         (coordinate_descent, name)
         for name in ("coordinate_descent", "greedy_coordinate_descent", "random_coordinate_descent")

@@ -178,6 +178,15 @@ def test_a_gradient_that_is_wrong_collapses_the_step_and_theta_stays():
     assert end.status == Status.RADIUS_COLLAPSED and torch.equal(end.theta, theta)
 
 
+def test_a_rough_solution_that_promises_nothing_is_not_taken_for_the_end():
+    # conjugate gradients are content with the first component, whose share of f is below rounding
+    def f(x):
+        return 1 + (1e8 * x[0] ** 2 + x[1] ** 2) / 2
+
+    end = followed(f, torch.tensor([1e-12, 5e-6], dtype=torch.float64))
+    assert float(end.theta.norm()) < 1e-9
+
+
 def test_a_sigma_left_too_large_by_something_else_falls_again():
     memory = {**cubic_newton.start(START), "lightness": 1e-30}
     end = followed(lambda x: rosenbrock(x) + 1, START, memory=memory)

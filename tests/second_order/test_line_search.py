@@ -1,4 +1,4 @@
-"""Line searches end where their conditions hold, on the functions of Moré and Thuente's paper, and say why where not."""
+"""Line searches end where their conditions hold, on the functions of Moré and Thuente's paper, or say why not."""
 
 import math
 

@@ -186,6 +186,16 @@ def test_where_f_is_linear_the_step_is_as_long_as_theta():
 # Ends
 
 
+@pytest.mark.parametrize("rule", [newton, newton_cg], ids=lambda rule: rule.name)
+def test_a_rough_solution_that_promises_nothing_is_not_taken_for_the_end(rule):
+    # conjugate gradients are content with the first component, whose share of f is below rounding
+    def f(x):
+        return 1 + (1e8 * x[0] ** 2 + x[1] ** 2) / 2
+
+    end = followed(rule, f, torch.tensor([1e-12, 5e-6], dtype=torch.float64))
+    assert float(end.theta.norm()) < 1e-9
+
+
 @every_rule
 def test_it_goes_on_bit_by_bit_from_what_it_remembers(rule):
     whole = followed(rule, rosenbrock, START, steps=6)

@@ -125,6 +125,12 @@ def test_what_is_orthogonal_to_an_invariant_space_is_found_from_chance(g):
     torch.testing.assert_close(found.Q.T @ found.c, g)
 
 
+@pytest.mark.parametrize("g", [[1.0, -1.0], [1.0, 1.0], [1.0, 0.0], [0.3, -0.7]], ids=str)
+def test_the_direction_of_chance_is_never_one_of_the_space(g):
+    found = krylov(torch.eye(2).double().mv, torch.tensor(g).double(), 2)
+    torch.testing.assert_close(found.Q @ found.Q.T, torch.eye(2).double())
+
+
 def test_it_ends_where_it_is_told():
     ends = [len(krylov(symmetric(9).mv, drawn(9, seed=1), 9, lambda T, c, left, k=k: len(T) == k).T) for k in (1, 3, 9)]
     assert ends == [1, 3, 9]

@@ -281,6 +281,24 @@ def test_it_walks_the_banana_valley_to_its_end_and_says_so(rule, dtype):
     torch.testing.assert_close(end.theta, torch.ones(2, dtype=dtype), rtol=0.0, atol=torch.finfo(dtype).eps ** 0.5)
 
 
+@every_rule
+def test_where_rounding_hides_what_the_model_promises_the_last_step_is_taken_and_nothing_more_tried(rule):
+    theta = torch.tensor([1e-9, -1e-9], dtype=torch.float64)
+    end = followed(rule, lambda x: x.cosh().sum(), theta)
+    assert end.status == Status.CONVERGED and end.f.nfev == 2
+    assert float(end.theta.norm()) < 1e-12
+
+
+@every_rule
+def test_a_rough_solution_that_promises_nothing_is_not_taken_for_the_end(rule):
+    # conjugate gradients are content with the first component, whose share of f is below rounding
+    def f(x):
+        return 1 + (1e8 * x[0] ** 2 + x[1] ** 2) / 2
+
+    end = followed(rule, f, torch.tensor([1e-12, 5e-6], dtype=torch.float64))
+    assert float(end.theta.norm()) < 1e-9
+
+
 @pytest.mark.parametrize("rule", [trust_exact, dogleg_rule], ids=lambda rule: rule.name)
 def test_it_converges_quadratically(rule):
     end = followed(rule, convex, torch.tensor([0.5, 0.5], dtype=torch.float64), steps=12)

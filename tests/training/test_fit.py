@@ -21,6 +21,8 @@ from thalweg.training.builtin import digits
 from thalweg.training.fit import fit
 from thalweg.training.run import Run
 
+WHOLE = [n for n, a in ALGORITHMS.items() if a.rule.per != "element" and n not in SECOND_ORDER]
+
 RECIPE = tw.Recipe("adam", steps=60, batch_size=7, knobs={"lr": 0.02})
 TOO_FAST = tw.Recipe("sgd", steps=500, knobs={"lr": 1e6}, schedule="constant")
 DECIDED = ("model.safetensors", "result.json", "recipe.toml", "problem.json", "manifest.json")
@@ -172,7 +174,7 @@ def eight_by_eight():
     return digits()
 
 
-@pytest.mark.parametrize("name", [n for n, a in ALGORITHMS.items() if a.rule.per != "element" and n not in SECOND_ORDER])
+@pytest.mark.parametrize("name", WHOLE)
 def test_a_rule_for_tensors_or_the_vector_goes_on_with_the_same_bits_too(tmp_path, eight_by_eight, name):
     recipe = tw.Recipe(name, steps=14)
     interrupted(eight_by_eight, tmp_path / "a", 5, recipe=recipe)

@@ -11,6 +11,8 @@ from thalweg.core.errors import DivergenceError
 from thalweg.training.checkpoint import load_state, save_state
 from thalweg.training.run import Run
 
+WHOLE = [n for n, a in ALGORITHMS.items() if a.rule.per != "element" and n not in SECOND_ORDER]
+
 RECIPES = {
     "sgd": tw.Recipe("sgd", steps=40, batch_size=7, knobs={"lr": 0.1}),
     "adam": tw.Recipe("adam", steps=40, batch_size=7, knobs={"lr": 0.01}, warmup=0.1),
@@ -44,7 +46,7 @@ def test_a_run_saved_and_resumed_is_the_uninterrupted_one(noisy, recipe, stop):
     assert same(tensors, their_tensors)
 
 
-@pytest.mark.parametrize("name", [n for n, a in ALGORITHMS.items() if a.rule.per != "element" and n not in SECOND_ORDER])
+@pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("around", [{}, {"clip_norm": 0.5, "ema_decay": 0.9}], ids=["alone", "averaged and clipped"])
 def test_so_is_one_of_a_rule_for_tensors_or_the_vector_through_a_file(noisy, name, around, tmp_path):
     recipe = tw.Recipe(name, steps=14, batch_size=7, **around)

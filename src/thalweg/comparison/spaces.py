@@ -220,6 +220,7 @@ SPACES: dict[str, Space] = {
 _FIRST = Dimension("lr", 0.1, 10.0)
 _RADIUS = (Dimension("radius", 0.1, 10.0),)
 _PAIRS = Dimension("history_size", scale="choice", choices=(5.0, 10.0, 20.0, 50.0), from_trials=SECOND)
+_KFAC = (Dimension("lr", 1e-2, 1.0), Dimension("damping", 1e-3, 1.0))
 SPACES |= {
     "newton": (_FIRST,),
     "newton_cg": (_FIRST,),
@@ -237,8 +238,12 @@ SPACES |= {
     "bfgs": (_FIRST,),
     "lbfgs": (_FIRST, _PAIRS),
     "lbfgsb": (_FIRST, _PAIRS),
+    "stochastic_lbfgs": (Dimension("lr", 1e-2, 2.0), _PAIRS),
+    "gauss_newton": (_FIRST,),
     "levenberg_marquardt": _RADIUS,
     "hessian_free": (_FIRST, Dimension("damping", 1e-2, 1e2)),
+    "kfac": _KFAC,
+    "ekfac": _KFAC,
     "coordinate_descent": (_FIRST,),
     "greedy_coordinate_descent": (_FIRST,),
     "random_coordinate_descent": (_FIRST,),

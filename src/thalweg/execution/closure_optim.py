@@ -37,8 +37,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
     >>> x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
     >>> optimizer = ClosureOptimizer([x], bfgs, max_iter=100)
     >>> loss = optimizer.step(lambda: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2)
-    >>> x.detach(), optimizer.status.name
-    (tensor([1.0000, 1.0000], dtype=torch.float64), 'CONVERGED')
+    >>> x.detach().round(decimals=3), optimizer.status.name
+    (tensor([1., 1.], dtype=torch.float64), 'CONVERGED')
     """
 
     def __init__(

@@ -7,7 +7,19 @@ schedules as knobs, `execution`, `flatten`, `eval` and `train`, state that is ma
 """
 
 from thalweg.execution.torch_optim import Optimizer
-from thalweg.optim.second_order import BFGS, LBFGS, Newton, NewtonCG, SaddleFreeNewton
+from thalweg.optim.second_order import (
+    BFGS,
+    EKFAC,
+    KFAC,
+    LBFGS,
+    HessianFree,
+    Newton,
+    NewtonCG,
+    NonlinearCG,
+    SaddleFreeNewton,
+    StochasticLBFGS,
+    TrustKrylov,
+)
 from thalweg.optim.since import (
     ADOPT,
     LAMB,
@@ -51,6 +63,8 @@ __all__ = [
     "ADOPT",
     "ASGD",
     "BFGS",
+    "EKFAC",
+    "KFAC",
     "LAMB",
     "LARS",
     "LBFGS",
@@ -70,12 +84,14 @@ __all__ = [
     "Adan",
     "DAdaptAdam",
     "DoG",
+    "HessianFree",
     "Lion",
     "Muon",
     "MuonAdamW",
     "NAdam",
     "Newton",
     "NewtonCG",
+    "NonlinearCG",
     "Optimizer",
     "PSGDKron",
     "Prodigy",
@@ -88,4 +104,6 @@ __all__ = [
     "Shampoo",
     "Sophia",
     "SparseAdam",
+    "StochasticLBFGS",
+    "TrustKrylov",
 ]

@@ -10,11 +10,17 @@ from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Rule
 from thalweg.execution.closure_optim import ClosureOptimizer
 from thalweg.second_order.bfgs import bfgs
+from thalweg.second_order.conjugate_gradients import hager_zhang_cg
+from thalweg.second_order.ekfac import ekfac
+from thalweg.second_order.hessian_free import hessian_free
+from thalweg.second_order.kfac import kfac
 from thalweg.second_order.lbfgs import lbfgs, lbfgs_with
 from thalweg.second_order.line_search import armijo, fixed, hager_zhang, wolfe
 from thalweg.second_order.newton import newton
 from thalweg.second_order.newton_cg import newton_cg
 from thalweg.second_order.saddle_free_newton import saddle_free_newton
+from thalweg.second_order.stochastic_lbfgs import stochastic_lbfgs
+from thalweg.second_order.trust_newton import trust_krylov
 
 
 class _Closed(ClosureOptimizer):
@@ -92,6 +98,14 @@ class BFGS(_Closed, rule=bfgs):
     """BFGS (Nocedal and Wright 2006, Algorithm 6.1): the inverse Hessian, whole, for up to some thousand parameters."""
 
 
+class StochasticLBFGS(_Closed, rule=stochastic_lbfgs):
+    """L-BFGS on batches (Berahas et al. 2016): curvature from the same batch before and after a step, damped."""
+
+
+class NonlinearCG(_Closed, rule=hager_zhang_cg):
+    """Nonlinear conjugate gradients (Hager and Zhang 2005), over the whole vector."""
+
+
 class Newton(_Closed, rule=newton):
     """Newton's method (Algorithm 8.8), regularised, with a line search; it needs the whole Hessian."""
 
@@ -100,8 +114,16 @@ class NewtonCG(_Closed, rule=newton_cg):
     """Newton's method by conjugate gradients (Dembo and Steihaug 1983), on products with the Hessian."""
 
 
+class TrustKrylov(_Closed, rule=trust_krylov):
+    """Newton's method in a trust region, by Lanczos (Gould et al. 1999), on products with the Hessian."""
+
+
 class SaddleFreeNewton(_Closed, rule=saddle_free_newton):
     """Saddle-free Newton (Dauphin et al. 2014): steps that saddles repel."""
+
+
+class HessianFree(_Closed, rule=hessian_free):
+    """Hessian-free optimisation (Martens 2010); the closure returns (loss, outputs) without calling backward."""
 
 
 class _OfModule(_Closed):
@@ -112,3 +134,11 @@ class _OfModule(_Closed):
             raise AlgorithmError(f"{type(self).__name__} looks at layers: give the model, not {type(model).__name__}")
         params = [p for p in model.parameters() if p.requires_grad]
         super().__init__(params, module=model, loss=loss, **settings)
+
+
+class KFAC(_OfModule, rule=kfac):
+    """K-FAC (Martens and Grosse 2015): `KFAC(model, loss)`; the closure returns (loss, outputs) without backward."""
+
+
+class EKFAC(_OfModule, rule=ekfac):
+    """EKFAC (George et al. 2018): `EKFAC(model, loss)`; the closure returns (loss, outputs) without backward."""

@@ -58,7 +58,7 @@ class Block(NamedTuple):
 Factors = list[tuple[Tensor, Tensor]]  # a pair a block, in the shapes that it says
 
 
-def layout(blocks: Sequence[Block]) -> Tensor:
+def laid_out(blocks: Sequence[Block]) -> Tensor:
     """The blocks as a tensor (blocks, 7)."""
     return torch.tensor(blocks, dtype=torch.int64).reshape(-1, 7)
 

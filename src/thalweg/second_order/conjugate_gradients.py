@@ -18,7 +18,7 @@ from thalweg.second_order.linear import length
 
 Beta = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-RESTART = 6  # times n steps (Hager and Zhang 2005): after n the best of the small problems' progress is lost
+RESTART = 6  # times n steps (Hager and Zhang 2005); anew after n, fewer problems are solved
 POWELL = 0.2  # of |g|²: what the product of two gradients in turn is at most where they are nearly orthogonal
 UPHILL = 1e-8  # the cosine below which a direction does not descend
 flat = Start("flat", lambda theta, knobs: 0.0, scalar=True)
@@ -41,13 +41,14 @@ def conjugate_gradients_with(beta: Beta, search: Search = wolfe, *, powell: bool
     ):  # fmt: skip
         """The direction is d = -g + beta d, over the whole vector; a line search goes along it.
 
-        It is tried first at lr times the step at which f would fall, to first order, by what it fell before (alpha and
-        slope are those of the last step). It begins anew, at d = -g, after 6 n steps, where d does not descend and, but
-        for Hager and Zhang's, where the gradient before is not nearly orthogonal to g (Powell 1977): t counts the steps since.
+        The first step tried is lr times that which promises, to first order, what the last one did (alpha and slope
+        are its). It begins anew, at d = -g, after 6 n steps, where d does not descend and, but for Hager and Zhang's,
+        where g is far from orthogonal to the gradient before (Powell 1977); t counts the steps since then.
 
         Where the line search fails that is forgotten and the steepest descent searched; where that fails too, the
         status is why: LINE_SEARCH_FAILED, CONVERGED where rounding hides what f does, UNBOUNDED, NOT_FINITE.
 
+        >>> import torch
         >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 1.0])
         >>> rule = conjugate_gradients_with(betas.polak_ribiere)
         >>> memory = rule.start(theta)
@@ -72,12 +73,14 @@ def conjugate_gradients_with(beta: Beta, search: Search = wolfe, *, powell: bool
             return step.delta, -g, g.clone(), 1, step.alpha / unit, -float(g @ g), int(step.status)
         return step.delta, step.d, g.clone(), t + 1, step.alpha, float(g @ step.d), int(step.status)
 
-    return replace(conjugate, name=beta.__name__, doc=f"{getdoc(beta)}\n\n{getdoc(conjugate.source)}")
+    formula = (getdoc(beta) or beta.__name__).partition("\n\n>>>")[0]
+    return replace(conjugate, name=beta.__name__, doc=f"{formula}\n\n{conjugate.doc}")
 
 
 def conjugated(beta: Beta, g: Tensor, before: Tensor, d: Tensor, powell: bool) -> Tensor | None:
     """-g + beta d; None where it is better to begin anew.
 
+    >>> import torch
     >>> g, before = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0])
     >>> conjugated(betas.fletcher_reeves, g, before, -before, True)
     tensor([-4., -2.])

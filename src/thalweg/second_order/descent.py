@@ -62,7 +62,8 @@ def descended(
         found = search(f, theta, d, value, g, lr * alpha, c1=c1, c2=c2)
         if found.alpha:
             return Descent(found.alpha, d, found.value, found.g, _status(found), False)
-        hidden = 0 <= -lr * alpha * float(g @ d) and at_rest(-lr * alpha * float(g @ d), value, theta)
+        promised = -lr * alpha * float(g @ d)
+        hidden = promised >= 0 and at_rest(promised, value, theta)
     d = -g / largest if largest else -g
     found = search(f, theta, d, value, g, lr * first_step(theta, value, g), c1=c1, c2=c2)
     if found.alpha:

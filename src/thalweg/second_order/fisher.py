@@ -1,22 +1,22 @@
 """What a loss says about the outputs: the Fisher matrix of the likelihood that it is (after section 8.6).
 
-For the losses known here, negative log-likelihoods in the natural parameters of their distribution, the Fisher matrix is
-the Gauss-Newton matrix JᵀHJ, J the Jacobian of the outputs z and H the Hessian of the loss in them (Martens 2020). With
-a root S of H = SSᵀ, the vectors JᵀSv for signs v drawn at random have F as their covariance, as the gradients have for
-labels that the model itself draws; those for the columns of S have it exactly. Neither looks at the data's labels: that
-would be the empirical Fisher matrix, which is another one.
+For the losses known here, negative log-likelihoods in the natural parameters of their distribution, the Fisher matrix
+is the Gauss-Newton matrix JᵀHJ, J the Jacobian of the outputs and H the Hessian of the loss in them (Martens 2020). With
+a root S of H = SSᵀ, the vectors JᵀSv for signs v drawn at random have F as their covariance, as gradients have for
+labels that the model itself draws, and stray less; those for the columns of S have it exactly. Neither looks at the
+labels of the data: that would be the empirical Fisher matrix, which is another one.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.core.derivatives import Product, gauss_newton_at
+from thalweg.core.derivatives import Graph, Product, flat, gauss_newton_at, graph, twice_differentiable
 from thalweg.core.errors import CurvatureError
 from thalweg.core.noise import signs
 
@@ -25,17 +25,7 @@ F = nn.functional
 CATEGORICAL = (F.cross_entropy, nn.CrossEntropyLoss)
 ELEMENTWISE = (F.mse_loss, nn.MSELoss, F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss)
 
-
-class Root(NamedTuple):
-    """A root S of the Hessian SSᵀ of the loss in its outputs z, by its products; it mixes no two examples."""
-
-    z: Tensor  # (examples, ...), with its graph
-    examples: int
-    apply: Callable[[Tensor], Tensor]
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """S times `v: (..., *z.shape)`."""
-        return self.apply(v)
+Apply = Callable[[Tensor], Tensor]
 
 
 def fisher_at(f: Any, theta: Tensor) -> Product:
@@ -43,7 +33,7 @@ def fisher_at(f: Any, theta: Tensor) -> Product:
 
     Raises CurvatureError for an f whose loss is not known to be a negative log-likelihood.
 
-    >>> from thalweg import Batch, Network
+    >>> from thalweg.core.network import Batch, Network
     >>> network = Network(nn.Linear(2, 1, bias=False), F.mse_loss)
     >>> f = network.on(Batch(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)))
     >>> fisher_at(f, network.theta)(torch.ones(2))
@@ -54,83 +44,137 @@ def fisher_at(f: Any, theta: Tensor) -> Product:
 
 
 def is_categorical(f: Any) -> bool:
-    """Whether the likelihood of f is one of classes, else one of each output by itself; a CurvatureError for others."""
+    """Whether the likelihood of f is one of classes, else one of each output by itself; a CurvatureError for others.
+
+    >>> from thalweg.core.objective import LeastSquares
+    >>> is_categorical(LeastSquares(lambda theta: theta))
+    False
+    """
     if hasattr(f, "residuals"):  # half the sum of their squares
         return False
     loss = getattr(f, "loss", None)
     while isinstance(loss, functools.partial):
         loss = loss.func
-    kind = loss if loss in CATEGORICAL + ELEMENTWISE else type(loss)
-    if kind not in CATEGORICAL + ELEMENTWISE:
-        name = "nothing" if loss is None else getattr(loss, "__name__", type(loss).__name__)
-        raise CurvatureError(
-            f"the Fisher matrix needs a loss that is known to be a negative log-likelihood, and f says {name}: "
-            "cross_entropy, mse_loss and binary_cross_entropy_with_logits are known, as functions and as modules"
-        )
-    return kind in CATEGORICAL
+    for known, answer in ((CATEGORICAL, True), (ELEMENTWISE, False)):
+        if any(loss is one or type(loss) is one for one in known):
+            return answer
+    name = "none" if loss is None else getattr(loss, "__name__", type(loss).__name__)
+    raise CurvatureError(
+        f"the Fisher matrix needs a loss that is known to be a negative log-likelihood, and f says {name}: "
+        "cross_entropy, mse_loss and binary_cross_entropy_with_logits are known, as functions and as modules"
+    )
 
 
-def root_of(f: Any, z: Tensor, loss: Tensor) -> Root:
-    """A root of the Hessian of `loss` in the outputs `z`, whose graph it keeps; scaled as the loss is (a mean).
+class Outputs(NamedTuple):
+    """Outputs of f with their graph, and a root S of the Hessian SSᵀ of the loss in them, which mixes no examples."""
 
-    The form of the Hessian is known from f's loss, its scale is asked of autograd: so class weights, smoothed labels,
-    ignored targets, weights of positives and sums are right too. A one-dimensional z is that of one example for classes.
+    leaves: Sequence[Tensor]  # theta, end to end
+    z: Tensor  # (examples, ...)
+    examples: int
+    root: Apply  # S times v: (..., *z.shape)
+    back: Apply  # Sᵀ times such a v
 
-    >>> f, z = type("", (), {"loss": staticmethod(F.cross_entropy)}), torch.zeros(1, 2, requires_grad=True)
-    >>> s = root_of(f, z, F.cross_entropy(z, torch.tensor([0])))(torch.eye(2)[:, None]).squeeze()
-    >>> s.T @ s
-    tensor([[ 0.2500, -0.2500],
-            [-0.2500,  0.2500]])
+
+def outputs_at(f: Any, theta: Tensor) -> Outputs:
+    """The outputs of f at `theta: (n,)`; a CurvatureError where they cannot be told or the loss is not known.
+
+    >>> from thalweg.core.network import Batch, Network
+    >>> network = Network(nn.Linear(2, 1), F.mse_loss)
+    >>> found = outputs_at(network.on(Batch(torch.ones(8, 2), torch.zeros(8, 1))), network.theta)
+    >>> found.root(found.back(torch.ones(8, 1)))[0]  # the Hessian of a mean of eight squares
+    tensor([0.2500])
     """
+    with twice_differentiable(theta, f):
+        found = graph(f, theta)
+    return outputs_of(f, found)
+
+
+def outputs_of(f: Any, found: Graph) -> Outputs:
+    """The outputs of an evaluation of f.
+
+    The form of the Hessian is known from f's loss, its scale is asked of autograd: so means, sums, class weights,
+    smoothed labels, ignored targets and weights of positives are right. A vector of logits is one example.
+    """
+    leaves, z, loss = found
+    categorical = is_categorical(f)
+    if z is None:
+        raise CurvatureError("this algorithm needs the outputs: let the closure return (loss, outputs)")
     with torch.enable_grad():
         (dz,) = torch.autograd.grad(loss, z, create_graph=True)
 
-    def product(v: Tensor) -> Tensor:
-        return torch.autograd.grad(dz, z, v, retain_graph=True)[0].detach() if dz.requires_grad else torch.zeros_like(v)
+    def hessian(v: Tensor) -> Tensor:
+        return torch.autograd.grad(dz, z, v, retain_graph=True)[0] if dz.requires_grad else torch.zeros_like(v)
 
     values = z.detach()
-    if not is_categorical(f):
-        spread = product(torch.ones_like(values)).clamp(min=0).sqrt()
-        return Root(z, len(values) if values.dim() else 1, lambda v: spread * v)
-    # The scale of diag(p) - pp' is found at the second most likely class, where no digits cancel.
-    classes = 1 if values.dim() > 1 else 0
-    p = values.softmax(classes)
-    first = torch.zeros_like(p).scatter(classes, p.argmax(classes, keepdim=True), 1.0)
-    second = (p - 2 * first).argmax(classes, keepdim=True)
-    variance = p.gather(classes, second)
+    root, back = (_root_of_classes if categorical else _root_of_each)(values, hessian)
+    one = values.dim() < (2 if categorical else 1)
+    return Outputs(leaves, z, 1 if one else len(values), root, back)
+
+
+def _root_of_each(z: Tensor, hessian: Apply) -> tuple[Apply, Apply]:
+    """Of a diagonal."""
+    spread = hessian(torch.ones_like(z)).clamp(min=0).sqrt()
+    return (lambda v: spread * v), (lambda v: spread * v)
+
+
+def _root_of_classes(z: Tensor, hessian: Apply) -> tuple[Apply, Apply]:
+    """Of c (diag(p) - pp'): it is √c (diag(√p) - p√p')."""
+    axis = 1 if z.dim() > 1 else 0
+    p = z.softmax(axis)
+    # c is read off at the second most likely class, where no digits cancel.
+    first = torch.zeros_like(p).scatter(axis, p.argmax(axis, keepdim=True), 1.0)
+    second = (p - 2 * first).argmax(axis, keepdim=True)
+    variance = p.gather(axis, second)
     variance = variance * (1 - variance)
-    found = product(torch.zeros_like(p).scatter(classes, second, 1.0)).gather(classes, second)
+    found = hessian(torch.zeros_like(p).scatter(axis, second, 1.0)).gather(axis, second)
     scale = torch.where(variance > 0, found / variance, 0.0).clamp(min=0).sqrt()
-    root, axis = p.sqrt(), classes - values.dim()
-    examples = len(values) if classes else 1
-    return Root(z, examples, lambda v: scale * (root * v - p * (root * v).sum(axis, keepdim=True)))
+    root, last = p.sqrt(), axis - z.dim()
+    return (
+        lambda v: scale * (root * v - p * (root * v).sum(last, keepdim=True)),
+        lambda v: scale * root * (v - (p * v).sum(last, keepdim=True)),
+    )
 
 
-def vectors(root: Root, samples: int, t: int, seed: int, most: int) -> Iterator[Tensor]:
-    """Vectors on the outputs, up to `most` at a time: (k, *z.shape). Within an example their outer products sum to SSᵀ.
+def pushed(outputs: Outputs, theta: Tensor) -> Apply:
+    """Products Ju of the outputs' Jacobian: like z for `u: (n,)`. The way back, linear in v, is differentiated in v.
+
+    >>> from thalweg.core.network import Batch, Network
+    >>> network = Network(nn.Linear(2, 1, bias=False), F.mse_loss)
+    >>> found = outputs_at(network.on(Batch(torch.tensor([[2.0, 3.0]]), torch.zeros(1, 1))), network.theta)
+    >>> pushed(found, network.theta)(torch.tensor([1.0, 10.0]))
+    tensor([[32.]])
+    """
+    leaves, z = outputs.leaves, outputs.z
+    with twice_differentiable(theta):
+        v = torch.zeros_like(z, requires_grad=True)
+        back = flat(torch.autograd.grad(z, leaves, v, create_graph=True, materialize_grads=True), theta)
+    return lambda u: torch.autograd.grad(back, v, u, retain_graph=True)[0]
+
+
+def vectors(outputs: Outputs, samples: int, t: int, seed: int, most: int) -> Iterator[Tensor]:
+    """Vectors on the outputs, `most` at a time: (k, *z.shape). Within an example their outer products sum to H.
 
     With samples = 0 they are the columns of S, as many as an example has outputs; else `samples` products of S with
-    random signs, right in the mean. An example's columns have a random sign in common: it changes nothing where examples
-    do not know of each other; where they do (BatchNorm in training), what is between two of them vanishes in the mean,
-    as it does for labels drawn.
+    random signs, right in the mean. An example's columns have a random sign in common: it changes nothing where
+    examples do not know of each other; where they do (BatchNorm in training), what is between two of them vanishes in
+    the mean, as it does for labels drawn.
 
-    >>> root = Root(torch.zeros(3, 2), 3, lambda v: 2 * v)
-    >>> [block.shape for block in vectors(root, samples=0, t=0, seed=0, most=10)]
+    >>> outputs = Outputs([], torch.zeros(3, 2), 3, lambda v: 2 * v, lambda v: 2 * v)
+    >>> [block.shape for block in vectors(outputs, samples=0, t=0, seed=0, most=10)]
     [torch.Size([2, 3, 2])]
-    >>> sum(v[0].outer(v[0]) for v in next(vectors(root, samples=0, t=0, seed=0, most=10)))
+    >>> sum(v[0].outer(v[0]) for v in next(vectors(outputs, samples=0, t=0, seed=0, most=10)))
     tensor([[4., 0.],
             [0., 4.]])
     """
-    z = root.z.detach()
-    count = samples or z.numel() // root.examples
+    z = outputs.z.detach()
+    count = samples or z.numel() // outputs.examples
     for first in range(0, count, most):
         which = range(first, min(first + most, count))
         if samples:
-            drawn = torch.stack([signs(z, t * samples + j, seed) for j in which])
-            yield root(drawn) / samples**0.5
+            yield outputs.root(torch.stack([signs(z, t * samples + j, seed) for j in which])) / samples**0.5
         else:
-            columns = z.new_zeros(len(which), root.examples, count)
+            columns = z.new_zeros(len(which), outputs.examples, count)
             of_example = signs(columns[0, :, 0], t, seed)
             for row, j in enumerate(which):
                 columns[row, :, j] = of_example
-            yield root(columns.reshape(len(which), *z.shape))
+            yield outputs.root(columns.reshape(len(which), *z.shape))

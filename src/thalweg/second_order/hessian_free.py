@@ -56,8 +56,8 @@ def hessian_free(
     >>> from thalweg.core.objective import LeastSquares
     >>> f, theta = LeastSquares(lambda x: torch.stack([x[0] - 1, 3 * x[1]])), torch.tensor([3.0, 1.0])
     >>> seen = {"g": torch.tensor([2.0, 9.0]), "theta": theta, "f": f}
-    >>> theta + hessian_free.step(seen, hessian_free.start(theta), hessian_free.with_defaults({"damping": 0.0}))[0]
-    tensor([1.0000, 0.0000])
+    >>> delta, _ = hessian_free.step(seen, hessian_free.start(theta), hessian_free.with_defaults({"damping": 0.0}))
+    >>> torch.testing.assert_close(theta + delta, torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0.0)
     """
     value, size, still = float(f(theta)), length(g), torch.zeros_like(theta)
     if not (math.isfinite(value) and math.isfinite(size)):

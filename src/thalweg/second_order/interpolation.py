@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
-WIDE = 100.0
+WIDE = 100.0  # the ratio from which on two steps differ by orders of magnitude
 
 
 class Trial(NamedTuple):

@@ -205,15 +205,15 @@ def evaluated(f: Any, theta: Tensor, others: Others, max_dim: int, samples: int,
         if kept:
             yield from kept
             return
-        for v in vectors(found.root, samples, t, seed, most=max(1, AT_ONCE // max(found.size, 1))):
-            raw = [g.to(theta.dtype) for g in _backward(found.root.z, ends, v)]
+        for v in vectors(found.outputs, samples, t, seed, most=max(1, AT_ONCE // max(found.size, 1))):
+            raw = [g.to(theta) for g in _backward(found.outputs.z, ends, v)]
             whole = iter(raw[len(edges) :])
             part = [
                 [_by_example(found, use.gradients(raw[place[use.edge[:2]]])) for use in layer.uses]
                 or [next(whole).reshape(len(v), 1, 1, 1, -1)]
                 for layer in those
             ]
-            if len(v) == (samples or found.root.z.numel() // found.root.examples):
+            if len(v) == (samples or found.outputs.z.numel() // found.outputs.examples):
                 kept.append(part)  # these are all: whoever asks for them again need not go back again
             yield part
 
@@ -231,14 +231,14 @@ def _backward(z: Tensor, ends: list[Any], v: Tensor) -> Sequence[Tensor]:
 
 def _by_example(seen: Seen, x: Tensor) -> Tensor:
     """(k, first, positions, ...) with the examples first, where the first axis has several of each, one after another."""
-    examples = seen.root.examples
+    examples = seen.outputs.examples
     return x if x.shape[1] % examples else x.reshape(len(x), examples, -1, *x.shape[3:])
 
 
-def _inputs(seen: Seen, layer: Layer, use: Use) -> Tensor:
+def inputs_of(seen: Seen, layer: Layer, use: Use) -> Tensor:
     """What comes in: (1, examples, positions, groups, columns), with a one for the bias."""
     assert use.inputs is not None
-    x = _by_example(seen, use.inputs()[None]).to(seen.root.z.dtype)
+    x = _by_example(seen, use.inputs()[None]).to(seen.outputs.z.dtype)
     return x if layer.block.bias < 0 else torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)
 
 
@@ -247,20 +247,20 @@ def _inputs(seen: Seen, layer: Layer, use: Use) -> Tensor:
 
 def factors(found: Evaluated, sharing: Sharing = expand) -> Factors:
     """The factors of each block on the batch: left ⊗ right is its part of the Fisher matrix, approximately."""
-    sides = [(i, which) for i, layer in enumerate(found.layers) for which in _sides(layer)]
-    sums: list[Any] = [0.0] * len(sides)
+    places = [(i, which) for i, layer in enumerate(found.layers) for which in sides(layer)]
+    sums: list[Any] = [0.0] * len(places)
     for part in found.gradients():
-        for j, (i, which) in enumerate(sides):
-            sums[j] = sums[j] + _outgoing(found.layers[i], which, [part[i][u] for u in which], sharing)
+        for j, (i, which) in enumerate(places):
+            sums[j] = sums[j] + outgoing(found.layers[i], which, [part[i][u] for u in which], sharing)
     pairs: list[Factors] = [[] for _ in found.layers]
-    for outgoing, (i, which) in zip(sums, sides, strict=True):
+    for total, (i, which) in zip(sums, places, strict=True):
         layer = found.layers[i]
-        incoming = _incoming(found.seen, layer, which, sharing).to(outgoing)
-        pairs[i].append((incoming, outgoing) if _embeds(layer, which) else (outgoing, incoming))
+        incoming = _incoming(found.seen, layer, which, sharing).to(total)
+        pairs[i].append((incoming, total) if _embeds(layer, which) else (total, incoming))
     return [of_one[0] if len(of_one) == 1 else _mixed(of_one) for of_one in pairs]
 
 
-def _sides(layer: Layer) -> list[list[int]]:
+def sides(layer: Layer) -> list[list[int]]:
     """The numbers of the uses that see the rows as outputs, and of those that see them as inputs (embeddings)."""
     turned = [u for u, use in enumerate(layer.uses) if use.kind == EMBEDDING]
     straight = [u for u in range(max(len(layer.uses), 1)) if u not in turned]
@@ -271,14 +271,14 @@ def _embeds(layer: Layer, which: list[int]) -> bool:
     return bool(layer.uses) and layer.uses[which[0]].kind == EMBEDDING
 
 
-def _outgoing(layer: Layer, which: list[int], gradients: list[Tensor], sharing: Sharing) -> Tensor:
+def outgoing(layer: Layer, which: list[int], gradients: list[Tensor], sharing: Sharing = expand) -> Tensor:
     """The sum of the outer products of the gradients, in the form that the block keeps."""
     block = layer.block
     if not layer.uses:
         squares = gradients[0].square().sum((0, 1, 2))  # (1, numel): there is one gradient of the whole batch
         return squares.mean(1, keepdim=True) if block.left == SCALAR else squares
     if layer.uses[0].kind in VECTORS:
-        return _moment(torch.cat(_summed(gradients)), block.left)
+        return _moment(torch.cat(summed(gradients)), block.left)
     if _embeds(layer, which):  # its positions look at different rows: each stands for itself
         return _moment(expand(gradients, mean=False), block.right)
     return _moment(sharing(gradients, False), block.left)
@@ -293,11 +293,11 @@ def _incoming(seen: Seen, layer: Layer, which: list[int], sharing: Sharing) -> T
         tokens = torch.cat([use.inputs().reshape(-1) for use in uses if use.inputs is not None])
         tokens = tokens[tokens >= 0]
         return torch.bincount(tokens, minlength=layer.block.rows)[None] / max(len(tokens), 1)
-    rows = sharing([_inputs(seen, layer, use) for use in uses], True)
+    rows = sharing([inputs_of(seen, layer, use) for use in uses], True)
     return _moment(rows, layer.block.right) / len(rows)
 
 
-def _summed(gradients: list[Tensor]) -> list[Tensor]:
+def summed(gradients: list[Tensor]) -> list[Tensor]:
     """Gradients summed over an example's positions, and over the uses where these have the same examples."""
     sums = [g.sum(2) for g in gradients]
     same = len({s.shape for s in sums}) == 1

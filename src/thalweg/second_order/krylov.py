@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.core.noise import signs
+from thalweg.core.noise import uniform
 from thalweg.second_order.linear import length
 
 Enough = Callable[[Tensor, Tensor, float], bool]
@@ -30,8 +30,8 @@ def krylov(
 
     After each step `enough(T, c, left)` may end it, where `left` is the length of what the matrix times the last vector
     has outside the space. Where that is nothing the space is invariant, and what is orthogonal to it has gone unseen:
-    the basis then goes on once, from random signs, in a block of its own, until the least eigenvalue there is known to
-    rtol times the largest. A g of zero begins with random signs.
+    the basis then goes on once, in a direction of chance, in a block of its own, until the least eigenvalue there is
+    known to rtol times the largest. A g of zero begins with one.
 
     >>> H = torch.tensor([1.0, 1.0, -2.0])
     >>> found = krylov(H.mul, torch.tensor([3.0, 4.0, 0.0]), most=3)
@@ -39,8 +39,8 @@ def krylov(
     (tensor([1., 0., 0.], dtype=torch.float64), tensor([-2.0000,  1.0000,  1.0000], dtype=torch.float64))
     """
     n, eps, size = len(g), torch.finfo(g.dtype).eps, length(g)
-    q, block, at_random = (g / size if size else signs(g, 0) / math.sqrt(n)), 0, size == 0
     Q, T = g.new_zeros(0, n), torch.zeros(0, 0, dtype=torch.float64)
+    q, block, at_random = (g / size if size else _chance(Q, g, 0)), 0, size == 0
     left = 0.0
     for k in range(min(most, n)):
         Q, u = torch.cat((Q, q[None])), product(q)
@@ -53,7 +53,7 @@ def krylov(
         if left <= 4 * math.sqrt(n) * eps * float(T.abs().max()):
             if at_random or k + 1 == n:
                 break
-            u, left, block, at_random = _outside(Q, signs(g, k)), 0.0, k + 1, True
+            u, left, block, at_random = _chance(Q, g, k + 1), 0.0, k + 1, True
         elif at_random:
             if _settled(T[block:, block:], left, rtol):
                 break
@@ -67,6 +67,12 @@ def _outside(Q: Tensor, u: Tensor) -> Tensor:
     """What u has outside the space; taken out twice, which is as good as exactly."""
     u = u - Q.T @ (Q @ u)
     return u - Q.T @ (Q @ u)
+
+
+def _chance(Q: Tensor, g: Tensor, k: int) -> Tensor:
+    """A direction like g outside the space; taken out again once its length is one: it may have been nearly inside."""
+    u = _outside(Q, uniform(g, k) - 0.5)
+    return _outside(Q, u / u.norm())
 
 
 def _bordered(T: Tensor, beside: float, corner: float) -> Tensor:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.core.derivatives import graph, twice_differentiable
 from thalweg.core.errors import CurvatureError
-from thalweg.second_order.fisher import Root, root_of
+from thalweg.second_order.fisher import Outputs, outputs_of
 
 F = nn.functional
 
@@ -61,7 +61,7 @@ class Parameter(NamedTuple):
 class Seen(NamedTuple):
     """An evaluation of f, and how it used the parameters; what its outputs do not depend on is left out."""
 
-    root: Root
+    outputs: Outputs
     parameters: list[Parameter]
     uses: list[Use]
     others: dict[int, str]  # by the parameter's number: the operation for which there are no factors
@@ -83,16 +83,15 @@ def seen(f: Any, theta: Tensor) -> Seen:
     """
     if not hasattr(f, "module"):
         raise CurvatureError("this algorithm looks at layers: f has to say its module, as that of a Network does")
-    with twice_differentiable(theta), _buffers_kept(f.module), _watched(f.module) as watch:
+    with twice_differentiable(theta, f), _buffers_kept(f.module), _watched(f.module) as watch:
         found = graph(f, theta)
     size = sum(p.tensor.numel() for p in watch.parameters)
     if size != len(theta):
         raise CurvatureError(f"theta has {len(theta)} components, the trained parameters of the module {size}")
-    outputs = watch.outputs if found.outputs is None else [found.outputs]
-    if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
-        raise CurvatureError("this algorithm needs the outputs of the module: let the closure return (loss, outputs)")
-    root = root_of(f, outputs[0], found.loss)
-    edges = _reachable(outputs[0])
+    if found.outputs is None and len(watch.outputs) == 1 and isinstance(watch.outputs[0], Tensor):
+        found = found._replace(outputs=watch.outputs[0])  # a closure that returns the loss alone
+    outputs = outputs_of(f, found)
+    edges = _reachable(outputs.z)
     reached = {k for k, p in enumerate(watch.parameters) if get_gradient_edge(p.tensor)[:2] in edges}
     uses = [use for use in watch.uses if use.edge[:2] in edges]
     others = {k: how for k, how, edge in reversed(watch.others) if edge[:2] in edges}
@@ -101,7 +100,7 @@ def seen(f: Any, theta: Tensor) -> Seen:
         at, size = watch.parameters[k].at, watch.parameters[k].tensor.numel()
         if not any(start is not None and at <= start < at + size for start in starts):
             others[k] = UNSEEN
-    return Seen(root, watch.parameters, uses, others, reached, watch.size)
+    return Seen(outputs, watch.parameters, uses, others, reached, watch.size)
 
 
 class _Watch(TorchFunctionMode):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from thalweg.core.derivatives import value_and_gradient
 from thalweg.core.rule import Rule, rule
 from thalweg.core.status import Status, going
-from thalweg.second_order.box import box, held, inside
+from thalweg.second_order.box import box, held, inside, outside, searched_inside
 from thalweg.second_order.descent import first_step
-from thalweg.second_order.lbfgs import pairs, remembered, weights
+from thalweg.second_order.lbfgs import pairs, remembered, two_loop, weights
 from thalweg.second_order.line_search import Found, Search, wolfe
+from thalweg.second_order.rounding import at_rest
 
 
 def lbfgsb_with(search: Search) -> Rule:
@@ -30,48 +30,82 @@ def lbfgsb_with(search: Search) -> Rule:
         g, theta, f, S=pairs, Y=pairs, rho=weights, status=going,
         *, lr=1.0, c1=1e-4, c2=0.9, history_size=10.0, lower=-math.inf, upper=math.inf,
     ):  # fmt: skip
-        """L-BFGS within bounds (Byrd, Lu, Nocedal and Zhu 1995): the quasi-Newton model is least over a face of the box.
+        """L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995): L-BFGS within bounds, by a model's minimum over a face of the box.
 
-        The face is where the model's first minimum lies along the path of the projected steepest descent, the Cauchy
-        point; over the variables that are free there the model is minimised, and the result projected on the box
-        (Morales and Nocedal 2011), or cut at its border where the projection would lead up. A line search goes that
-        way, at most as far as the bounds allow. theta plus the step is inside them exactly, also where theta was not.
+        The model is that of L-BFGS, of the last `history_size` pairs; the face is the one on which it is first least
+        along the projected steepest descent. Over the variables that are free there the model is minimised, and the
+        minimum projected on the box (Morales and Nocedal 2011). A line search goes from theta that way, not farther
+        than the bounds `lower` and `upper`, numbers or (n,), allow: theta plus the step is inside them exactly. A theta
+        that is outside is first put in.
 
-        `history_size` pairs of steps and changes of the gradient make the model; a pair without positive curvature is
-        skipped. Where the line search finds nothing they are forgotten, and the projected steepest descent is tried
-        before the status says why.
+        Where the line search fails the pairs are forgotten and the projected steepest descent searched; where that
+        fails too, the status is why: LINE_SEARCH_FAILED, CONVERGED where rounding hides what f does, UNBOUNDED,
+        NOT_FINITE. With nothing free that has a slope, it is CONVERGED.
 
         >>> f, theta = (lambda x: ((x - 2) ** 2).sum()), torch.tensor([0.0, 0.5])
         >>> seen = {"g": 2 * (theta - 2), "theta": theta, "f": f}
         >>> knobs = lbfgsb.with_defaults({"upper": 1.0, "lr": 1e3})
         >>> lbfgsb.step(seen, lbfgsb.start(theta), knobs)[0]
-        tensor([1.0000, 0.5000])
+        tensor([0.6250, 0.4688])
         """
         low, high = box(theta, lower, upper)
-        still = torch.zeros_like(theta)
-        if bool(((theta < low) | (theta > high)).any()):
+        value, still = float(f(theta)), torch.zeros_like(theta)
+        if outside(theta, low, high):
             return inside(theta, still, low, high), S, Y, rho, int(Status.GOING_ON)
-        value = float(f(theta))
         if not (math.isfinite(value) and bool(g.isfinite().all())):
             return still, S, Y, rho, int(Status.NOT_FINITE)
-        if bool(held(theta, g, low, high).logical_or(g == 0).all()):
+        if bool((held(theta, g, low, high) | (g == 0)).all()):
             return still, S, Y, rho, int(Status.CONVERGED)
-        knobs = {"c1": c1, "c2": c2}
-        found = None
-        d = _direction(g, theta, low, high, _compact(S, Y, rho)) if rho[-1] else None
-        if d is not None:
-            found = _within(search, f, theta, d, value, g, lr, low, high, **knobs)
-        if found is None or not found.alpha:
+
+        def searched(d: Tensor) -> Found:
+            return searched_inside(search, f, theta, d, value, g, lr, low, high, c1=c1, c2=c2)
+
+        hidden, found = False, Found(0.0, value, g, Status.GOING_ON)
+        d = _newton(g, theta, low, high, S, Y, rho) if rho[-1] else still
+        if d.any():
+            found, promised = searched(d), -lr * float(g @ d)
+            hidden = promised >= 0 and at_rest(promised, value, theta)
+        if not found.alpha:
             S, Y, rho = torch.zeros_like(S), torch.zeros_like(Y), torch.zeros_like(rho)
             d = inside(theta, -first_step(theta, value, g) / float(g.abs().max()) * g, low, high)
-            found = _within(search, f, theta, d, value, g, lr, low, high, **knobs)
-        delta, ends = found.alpha * d, found.status if not found.alpha or found.status == Status.UNBOUNDED else Status.GOING_ON
+            found = searched(d)
+        ends, delta = found.status, found.alpha * d
+        if found.alpha:
+            ends = ends if ends == Status.UNBOUNDED else Status.GOING_ON
+        elif hidden:
+            ends = Status.CONVERGED
         return delta, *remembered(S, Y, rho, delta, found.g - g), int(ends)
 
     return lbfgsb
 
 
-class _Compact(NamedTuple):
+def _newton(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor, S: Tensor, Y: Tensor, rho: Tensor) -> Tensor:
+    """From theta to the model's minimum, where that is inside, else on a face of the box; 0 where rounding lost it."""
+    d = -two_loop(g, S, Y, rho)  # far more stable than the compact matrix
+    if outside(theta + d, lower, upper):
+        d = inside(
+            theta, _on_a_face(g.double(), theta.double(), lower.double(), upper.double(), S, Y, rho), lower, upper
+        )
+    return d if bool(d.isfinite().all()) else torch.zeros_like(theta)
+
+
+def _on_a_face(g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, S: Tensor, Y: Tensor, rho: Tensor) -> Tensor:
+    """From x, by the Cauchy point, to the least of the model over its face, projected on the box."""
+    B = compact(S, Y, rho)
+    at = cauchy_point(g, x, lower, upper, B)
+    free = (at > lower) & (at < upper)
+    r = (g + B.scale * (at - x) - B.W.T @ (B.M @ (B.W @ (at - x)))) * free
+    W = B.W * free
+    through = torch.linalg.solve_ex(B.inverse - W @ W.T / B.scale, W @ r).result
+    newton = -(r + W.T @ through / B.scale) / B.scale
+    best = torch.clamp(at + newton, lower, upper)
+    if not float((best - x) @ g) < 0:  # projected, the step leads up: it is cut where it leaves the box, as in 1995
+        room = torch.where(newton > 0, (upper - at) / newton, torch.where(newton < 0, (lower - at) / newton, torch.inf))
+        best = torch.clamp(at + min(1.0, float(room.min())) * newton, lower, upper)
+    return best - x
+
+
+class Compact(NamedTuple):
     """The quasi-Newton matrix scale I - WᵀMW."""
 
     scale: float
@@ -80,7 +114,14 @@ class _Compact(NamedTuple):
     inverse: Tensor  # of M
 
 
-def _compact(S: Tensor, Y: Tensor, rho: Tensor) -> _Compact:
+def compact(S: Tensor, Y: Tensor, rho: Tensor) -> Compact:
+    """The matrix that the pairs S, Y: (m, n) make, of which rho: (m,) is one over the products, 0 for what is no pair.
+
+    >>> B = compact(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([0.5]))
+    >>> B.scale * torch.eye(2).double() - B.W.T @ B.M @ B.W
+    tensor([[2., 0.],
+            [0., 2.]], dtype=torch.float64)
+    """
     used = rho > 0
     root = rho[used].double().sqrt()[:, None]
     S, Y = root * S[used].double(), root * Y[used].double()  # sᵀy is one in each pair: M is better conditioned
@@ -88,32 +129,19 @@ def _compact(S: Tensor, Y: Tensor, rho: Tensor) -> _Compact:
     mixed = torch.tril(S @ Y.T, -1)
     eye = torch.eye(len(S), dtype=S.dtype, device=S.device)
     inverse = torch.cat([torch.cat([-eye, mixed.T], 1), torch.cat([mixed, scale * S @ S.T], 1)])
-    return _Compact(scale, torch.cat([Y, scale * S]), torch.linalg.inv_ex(inverse).inverse, inverse)
+    return Compact(scale, torch.cat([Y, scale * S]), torch.linalg.inv_ex(inverse).inverse, inverse)
 
 
-def _direction(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor, B: _Compact) -> Tensor | None:
-    """From theta to the least of the model over the face of the Cauchy point; None where B is lost in rounding."""
-    x, low, high, slope = theta.double(), lower.double(), upper.double(), g.double()
-    at = _cauchy(slope, x, low, high, B)
-    if at is None:
-        return None
-    free = (at > low) & (at < high)
-    r = (slope + B.scale * (at - x) - B.W.T @ (B.M @ (B.W @ (at - x)))) * free
-    W = B.W * free
-    through = torch.linalg.solve_ex(B.inverse - W @ W.T / B.scale, W @ r).result
-    newton = -(r + W.T @ through / B.scale) / B.scale
-    best = torch.clamp(at + newton, low, high)
-    if not float((best - x) @ slope) < 0:  # projected, the step leads up: it is cut where it leaves the box, as in 1995
-        room = torch.where(newton > 0, (high - at) / newton, torch.where(newton < 0, (low - at) / newton, torch.inf))
-        best = torch.clamp(at + min(1.0, float(room.min())) * newton, low, high)
-    return inside(theta, (best - x).to(theta), lower, upper) if bool(best.isfinite().all()) else None
-
-
-def _cauchy(g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, B: _Compact) -> Tensor | None:
-    """The first minimum of the model along clip(x - t g), t >= 0.
+def cauchy_point(g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, B: Compact) -> Tensor:
+    """The first minimum of the model along clip(x - t g), t >= 0; not a number where rounding has lost B.
 
     The path has a kink at each t where a variable meets its bound. All pieces between them are looked at together: what
     Algorithm CP adds from one to the next are running sums here.
+
+    >>> B = compact(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([0.5]))
+    >>> g, x, end = torch.tensor([-2.0, -4.0]).double(), torch.zeros(2).double(), torch.ones(2).double()
+    >>> cauchy_point(g, x, -end, end, B)
+    tensor([1., 1.], dtype=torch.float64)
     """
     bound = torch.where(g < 0, upper, lower)
     kinks = torch.where(g == 0, torch.inf, (x - bound) / g)
@@ -127,7 +155,7 @@ def _cauchy(g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, B: _Compact) -> 
     MW, steep = B.M @ W, float(d @ d)
     second = B.scale * steep - float(p[:, 0] @ B.M @ p[:, 0])
     if not 0 < second < math.inf:
-        return None
+        return x * torch.nan  # B is lost in rounding
     seconds = second - _before(B.scale * g_met**2 + g_met * (MW * (2 * p[:, :-1] + g_met * W)).sum(0))
     seconds = seconds.clamp(min=torch.finfo(x.dtype).eps * second)
     firsts = -steep + _before(lengths * seconds[:-1] + g_met**2 * (1 - B.scale * t) - g_met * (MW * c).sum(0))
@@ -140,42 +168,6 @@ def _cauchy(g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, B: _Compact) -> 
 def _before(terms: Tensor) -> Tensor:
     """The sums of what is before each place, and of all: one more than there are terms."""
     return torch.cat([terms.new_zeros(*terms.shape[:-1], 1), terms.cumsum(-1)], -1)
-
-
-class _Walled(NamedTuple):
-    """f within bounds, plus infinity outside."""
-
-    f: Any
-    lower: Tensor
-    upper: Tensor
-
-    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        if bool(((theta < self.lower) | (theta > self.upper)).any()):
-            return theta.new_tensor(torch.inf), torch.full_like(theta, torch.nan)
-        return value_and_gradient(self.f, theta)
-
-    def __call__(self, theta: Tensor) -> Tensor:
-        inside_all = not bool(((theta < self.lower) | (theta > self.upper)).any())
-        found: Tensor = self.f(theta) if inside_all else theta.new_tensor(torch.inf)
-        return found
-
-
-def _within(
-    search: Search, f: Any, theta: Tensor, d: Tensor, value: float, g: Tensor, lr: float, lower: Tensor, upper: Tensor,
-    *, c1: float, c2: float,
-) -> Found:  # fmt: skip
-    """The line search from theta along d, where theta + d is within the bounds; where f still falls at them, to them."""
-    slope = float(g @ d)
-    bound = torch.where(d > 0, upper, lower)
-    room = float(torch.where(d == 0, torch.inf, (bound - theta) / d).min())
-    alpha = lr if room > lr else min(lr, 1.0)
-    if alpha >= room * (1 - 1e-6) and slope < 0:
-        trial, ahead = value_and_gradient(f, theta + alpha * d)
-        if float(trial) <= value + c1 * alpha * slope and float(ahead @ d) <= 0:
-            return Found(alpha, float(trial), ahead, Status.GOING_ON)
-    found = search(_Walled(f, lower, upper), theta, d, value, g, alpha, c1=c1, c2=c2)
-    worth = found.value < value or float(found.g.norm()) < float(g.norm())
-    return found if worth else found._replace(alpha=0.0)
 
 
 lbfgsb = lbfgsb_with(wolfe)

@@ -11,7 +11,8 @@ from torch import Tensor
 from thalweg.core.derivatives import jacobian, residuals
 from thalweg.core.rule import rule, zeros
 from thalweg.core.status import Status, going
-from thalweg.second_order.box import box, box_least_squares, held, inside
+from thalweg.second_order.box import box, held, inside, outside
+from thalweg.second_order.box_least_squares import box_least_squares
 from thalweg.second_order.radius import trusted, unset
 from thalweg.second_order.rounding import ROUNDING
 from thalweg.second_order.secular import secular
@@ -44,7 +45,7 @@ def levenberg_marquardt(
     """
     low, high = box(theta, lower, upper)
     still = torch.zeros_like(theta)
-    if bool(((theta < low) | (theta > high)).any()):
+    if outside(theta, low, high):
         return inside(theta, still, low, high), D, region, int(Status.GOING_ON)
     r, J = residuals(f, theta).double(), jacobian(f, theta).double()
     value = float(f(theta))
@@ -53,7 +54,9 @@ def levenberg_marquardt(
     D = torch.maximum(D, J.norm(dim=0).to(D))
     scale = torch.where(D > 0, D, 1.0).double()
     model = _model(r, J, scale, (low - theta).double(), (high - theta).double())
-    if float(model.c.norm()) <= ROUNDING * torch.finfo(theta.dtype).eps * float((J.abs() @ theta.abs().double()).norm()):
+    if float(model.c.norm()) <= ROUNDING * torch.finfo(theta.dtype).eps * float(
+        (J.abs() @ theta.abs().double()).norm()
+    ):
         return still, D, 0.0, int(Status.CONVERGED)  # the rounding of theta makes residuals as large as what is left
 
     def solve(radius: float, rtol: float) -> Step:
@@ -101,7 +104,7 @@ class _Model(NamedTuple):
             sphere, multiplier = secular(scaled**2, self.c.flip(0) * scaled)
             q, damping = radius * sphere.flip(0), math.sqrt(multiplier) / radius
         q = self.V.T @ q
-        if bool(((q < self.lower) | (q > self.upper)).any()):
+        if outside(q, self.lower, self.upper):
             damping = max(damping, torch.finfo(q.dtype).eps * len(q) * float(self.s[0]))  # for full rank
             A = torch.cat([self.s[:, None] * self.V, damping * torch.eye(len(q), dtype=q.dtype, device=q.device)])
             q = box_least_squares(A, torch.cat([-self.c, torch.zeros_like(q)]), self.lower, self.upper)

@@ -70,7 +70,7 @@ def dogleg(g, theta, f, region=unset, before=unset, status=going, *, radius=1.0)
 
     >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 0.0])
     >>> dogleg(torch.tensor([4.0, 0.0]), theta, f, 0.0, 0.0, -1)[0]
-    tensor([-2., 0.])
+    tensor([-2., -0.])
     """
     return _step(trust_region.dogleg, hessian, g, theta, f, region, before, radius)
 

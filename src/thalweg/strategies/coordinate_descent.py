@@ -70,8 +70,16 @@ def _halved(f: Any, theta: Tensor, along: Tensor, value: float, slope: float, st
 
 
 coordinate_descent = coordinate_descent_with(cyclic)
-greedy_coordinate_descent = replace(coordinate_descent_with(gauss_southwell), name="greedy_coordinate_descent")
-random_coordinate_descent = replace(coordinate_descent_with(at_random()), name="random_coordinate_descent")
+greedy_coordinate_descent = replace(
+    coordinate_descent_with(gauss_southwell),
+    name="greedy_coordinate_descent",
+    doc=coordinate_descent.doc.replace("(section 8.7.2)", "(section 8.7.2), where the slope is largest", 1),
+)
+random_coordinate_descent = replace(
+    coordinate_descent_with(at_random()),
+    name="random_coordinate_descent",
+    doc=coordinate_descent.doc.replace("(section 8.7.2)", "(section 8.7.2), in an order of chance", 1),
+)
 
 
 def by_coordinates(H: Tensor, b: Tensor, x: Tensor, l1: float = 0.0, sweeps: int = 1, tolerance: float = 0.0) -> Tensor:
