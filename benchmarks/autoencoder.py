@@ -150,40 +150,35 @@ def torchs(name: str, closure: bool = False, **fixed: Any) -> Callable[[], Train
     return lambda: theirs(lambda module, **setting: cls(module.parameters(), **fixed, **setting), closure)
 
 
-def of(*values: Setting | float, **shared: Any) -> list[Setting]:
-    """Settings from learning rates, or dictionaries, and what they share."""
-    return [{**shared, **(value if isinstance(value, dict) else {"lr": value})} for value in values]
+def settings(knobs: str, *rows: tuple[float, ...], **shared: float) -> list[Setting]:
+    """One for each row of values of the knobs named, and what they share."""
+    return [dict(zip(knobs.split(), row, strict=True)) | shared for row in rows]
 
 
-def pairs(first: str, second: str, *values: tuple[float, float], **shared: Any) -> list[Setting]:
-    return of(*({first: a, second: b} for a, b in values), **shared)
-
-
-ADAM = of(2e-3, 5e-3, 1e-2, 2e-2, batch=64)
-NESTEROV = pairs("lr", "momentum", (1e-2, 0.95), (3e-2, 0.9), (3e-2, 0.95), (0.1, 0.9), batch=64)
-SOAP = pairs("lr", "batch", (1e-2, 64), (1e-2, 128), (2e-2, 128), (2e-2, 256))
-KRONECKER = pairs("lr", "damping", (0.03, 1e-2), (0.1, 1e-2), (0.1, 1e-1), (0.3, 1e-1), batch=256)
+ADAM = settings("lr", (2e-3,), (5e-3,), (1e-2,), (2e-2,), batch=64)
+NESTEROV = settings("lr momentum", (1e-2, 0.95), (3e-2, 0.9), (3e-2, 0.95), (0.1, 0.9), batch=64)
+SOAP = settings("lr batch", (1e-2, 64), (1e-2, 128), (2e-2, 128), (2e-2, 256))
+KRONECKER = settings("damping batch", (0.03, 256), (0.1, 256), (0.03, 512), (0.1, 512), estimate_every=5.0)
+HISTORY = settings("history_size", (10,), (30,), (100,), (300,))
 OURS = {
     "adam": ADAM,
     "nesterov": NESTEROV,
     "soap": SOAP,
-    "shampoo": of(1e-3, 3e-3, 1e-2, 2e-2, batch=64),
+    "shampoo": settings("lr batch", (1e-2, 64), (2e-2, 64), (2e-2, 128), (4e-2, 128)),
     "kfac": KRONECKER,
     "ekfac": KRONECKER,
-    "natural_gradient": KRONECKER,
-    "hessian_free": of(*({"damping": x} for x in (0.03, 0.1, 0.3, 1.0)), share=0.25),
-    "lbfgs": of(*({"history_size": m} for m in (10.0, 30.0, 100.0, 300.0))),
+    "natural_gradient": settings("batch", (128,), (256,), (512,), (1024,)),
+    "hessian_free": settings("damping", (0.03,), (0.1,), (0.3,), (1.0,), share=0.25),
+    "lbfgs": HISTORY,
+    "stochastic_lbfgs": settings("lr batch", (1.0, 256), (0.3, 256), (1.0, 512), (0.3, 512)),
 }
 PEERS: dict[str, tuple[Callable[[], Train], list[Setting]]] = {
     "torch Adam": (torchs("Adam", fused=True), ADAM),
     "torch Nesterov": (torchs("SGD", fused=True, nesterov=True), NESTEROV),
-    "torch L-BFGS": (
-        torchs("LBFGS", closure=True, line_search_fn="strong_wolfe"),
-        of(*({"history_size": m} for m in (10, 30, 100, 300))),
-    ),
+    "torch L-BFGS": (torchs("LBFGS", closure=True, line_search_fn="strong_wolfe"), HISTORY),
     "heavyball SOAP": (heavyball_soap, SOAP),
     "pytorch_optimizer SOAP": (pytorch_optimizer_soap, SOAP),
-    "SINGD": (singd, pairs("lr", "damping", (0.02, 1e-2), (0.03, 1e-3), (0.03, 1e-2), (0.05, 1e-2), batch=256)),
+    "SINGD": (singd, settings("lr damping", (0.02, 1e-2), (0.03, 1e-3), (0.03, 1e-2), (0.05, 1e-2), batch=256)),
 }
 LEFT_OUT = ["bfgs (its matrix would be 4.7 GB)", "kfac-pytorch and PyTorchHessianFree (they are not on PyPI)"]
 
@@ -262,7 +257,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    chosen = [(c, tuned(c, options.seconds / 4)) for c in contenders([n for n in options.only.split(",") if n])]
+    here = list(contenders([name for name in options.only.split(",") if name]))
+    chosen = [(contender, tuned(contender, options.seconds / 4)) for contender in here]
     runs: dict[str, list[list[Point]]] = {contender.name: [] for contender, _ in chosen}
     for seed in range(options.seeds):
         for contender, setting in chosen:

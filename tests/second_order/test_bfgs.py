@@ -57,6 +57,16 @@ def stepped(rule, f, theta, steps, memory=None, **knobs):
     return points, memories
 
 
+class Wrong:
+    """The sum of the squares, with a gradient of the wrong sign."""
+
+    def __call__(self, x):
+        return (x * x).sum()
+
+    def value_and_gradient(self, x):
+        return (x * x).sum(), -2 * x
+
+
 def start():
     return torch.tensor([-1.2, 1.0], dtype=torch.float64)
 
@@ -176,6 +186,32 @@ def test_after_a_failed_search_H_is_forgotten_and_the_steepest_descent_taken():
     )
     assert float(delta @ theta) < 0 and memory["status"] == Status.GOING_ON
     assert float(torch.linalg.eigvalsh(memory["H"])[0]) > 0
+
+
+def test_where_nothing_lower_is_found_H_is_forgotten():
+    theta = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    seen = {"g": -2 * theta, "theta": theta, "f": Wrong()}
+    delta, memory = bfgs.step(seen, {"H": torch.eye(2).double(), "status": -1}, bfgs.knobs)
+    assert not delta.any() and memory == {"H": None, "status": Status.LINE_SEARCH_FAILED}
+
+
+def test_a_failed_search_for_what_rounding_hides_is_no_failure():
+    theta = torch.tensor([1.0], dtype=torch.float64)
+
+    def f(x):
+        return 1 + 1e-9 * x.sum()
+
+    for scale, status in ((1e-6, Status.CONVERGED), (1e9, Status.LINE_SEARCH_FAILED)):
+        seen = {"g": torch.tensor([-1e-9]).double(), "theta": theta, "f": f}
+        _, memory = bfgs.step(seen, {"H": scale * torch.eye(1).double(), "status": -1}, bfgs.knobs)
+        assert memory["status"] == status
+
+
+def test_H_is_enlarged_in_all_directions_where_the_step_shows_that_it_is_small():
+    theta = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    seen = {"g": theta, "theta": theta, "f": lambda x: x @ x / 2}
+    _, memory = bfgs.step(seen, {"H": 0.25 * torch.eye(2).double(), "status": -1}, bfgs.knobs)
+    torch.testing.assert_close(memory["H"], torch.eye(2).double())
 
 
 def test_resumed_from_json_and_safetensors_it_goes_on_bit_for_bit():

@@ -150,12 +150,17 @@ def test_its_failures_have_names_and_leave_the_last_good_point():
 
 
 def test_after_a_failed_search_the_pairs_are_forgotten_and_the_steepest_descent_taken():
-    theta, ones = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.ones(1, 2).double()
-    memory = {"S": ones, "Y": -ones, "rho": torch.tensor([-0.5]).double(), "status": -1}  # H is minus the identity
+    theta, ones = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.ones(2, 2).double()
+    memory = {
+        "S": ones,
+        "Y": -ones,
+        "rho": torch.tensor([-0.5, -0.5]).double(),
+        "status": -1,
+    }  # H is minus the identity
     seen = {"g": 2 * theta, "theta": theta, "f": lambda x: (x * x).sum()}
     delta, memory = lbfgs.step(seen, memory, lbfgs.knobs)
     assert float(delta @ theta) < 0 and memory["status"] == Status.GOING_ON
-    assert float(memory["rho"][-1]) > 0
+    assert memory["rho"][0] == 0.0 < float(memory["rho"][1])
 
 
 def test_without_a_search_the_steps_are_lr_times_the_direction():

@@ -67,6 +67,15 @@ def test_a_pair_is_the_change_of_one_batchs_gradient():
         torch.testing.assert_close(memory["Y"][-1], H @ memory["S"][-1])
 
 
+def test_a_pair_of_negative_curvature_is_kept_damped():
+    theta, ones = torch.tensor([0.1], dtype=torch.float64), torch.ones(1, 1).double()
+    f = Evaluations(lambda x: torch.cos(x).sum())  # its curvature is about -1 here, where the pair says 1
+    _, g = f.value_and_gradient(theta)
+    memory = {"S": ones, "Y": ones, "rho": torch.ones(1).double(), "status": -1}
+    _, memory = stochastic_lbfgs.step({"g": g, "theta": theta, "f": f}, memory, stochastic_lbfgs.knobs)
+    torch.testing.assert_close(memory["Y"], 0.2 * memory["S"])
+
+
 def test_a_step_costs_one_gradient_more_and_no_more_values_than_armijo_tries():
     (A, y, _), theta = next(batches(1)), torch.zeros(4).double()
     f = Evaluations(loss(A, y))

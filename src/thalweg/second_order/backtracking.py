@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from thalweg.second_order.interpolation import Steps, Trial, quadratic
+from thalweg.second_order.interpolation import Steps, Trial, quadratic, ratio
 
 LEAST, MOST = 0.1, 0.5  # of the last step
 
@@ -35,10 +35,9 @@ def backtracking_steps(start: Trial, alpha: float) -> Steps:
 
 def _cubic(start: Trial, a: Trial, b: Trial) -> float:
     """The minimiser of the cubic with the start's value and slope and the values of a and b; NaN where it has none."""
-    p, q = ((t.value - start.value - t.alpha * start.slope) / t.alpha**2 for t in (a, b))
-    third = (p - q) / (a.alpha - b.alpha)
+    p, q = (ratio(t.value - start.value - t.alpha * start.slope, t.alpha * t.alpha) for t in (a, b))
+    third = ratio(p - q, a.alpha - b.alpha)
     second = p - third * a.alpha
-    inside = second**2 - 3 * third * start.slope
-    if not inside >= 0 or not second + math.sqrt(inside) > 0:
-        return math.nan
-    return -start.slope / (second + math.sqrt(inside))
+    inside = second * second - 3 * third * start.slope  # a power would raise where this is beyond the range of numbers
+    root = second + (math.sqrt(inside) if inside >= 0 else math.nan)
+    return ratio(-start.slope, root) if root > 0 else math.nan

@@ -36,14 +36,15 @@ def conjugate_gradients_with(beta: Beta, search: Search = wolfe, *, powell: bool
 
     @rule(per="vector", batched=False)
     def conjugate(
-        g, theta, f, d=zeros, before=zeros, t=clock, alpha=one, slope=flat, status=going,
+        g, theta, f, d=zeros, before=zeros, t=clock, unit=one, promise=flat, status=going,
         *, lr=1.0, c1=1e-4, c2=0.1,
     ):  # fmt: skip
         """The direction is d = -g + beta d, over the whole vector; a line search goes along it.
 
-        The first step tried is lr times that which promises, to first order, what the last one did (alpha and slope
-        are its). It begins anew, at d = -g, after 6 n steps, where d does not descend and, but for Hager and Zhang's,
-        where g is far from orthogonal to the gradient before (Powell 1977); t counts the steps since then.
+        The first step tried is lr times that which promises, to first order, what the last one did. It begins anew, at
+        d = -g, after 6 n steps, where d does not descend and, but for Hager and Zhang's, where g is far from orthogonal
+        to the gradient before (Powell 1977); t counts the steps since then. d and that gradient are remembered in
+        units of its largest component, so that squares stay in the range of float32.
 
         Where the line search fails that is forgotten and the steepest descent searched; where that fails too, the
         status is why: LINE_SEARCH_FAILED, CONVERGED where rounding hides what f does, UNBOUNDED, NOT_FINITE.
@@ -58,20 +59,18 @@ def conjugate_gradients_with(beta: Beta, search: Search = wolfe, *, powell: bool
         ...     theta = theta + delta
         >>> torch.testing.assert_close(theta, torch.tensor([1.0, 0.0]), atol=1e-3, rtol=0.0)
         """
-        along, first = None, 1.0
-        if 0 < t < RESTART * len(g):
-            along = conjugated(beta, g, before, d, powell)
+        now = float(g.abs().max()) or 1.0
+        a, along, first = g / now, None, 1.0
         if t:
-            t = t if along is not None else 0
-            along = -g if along is None else along
-            first = alpha * slope / float(g @ along)
+            share = unit / now
+            along = conjugated(beta, a, share * before, share * d, powell) if t < RESTART * len(g) else None
+            t, along = (0, -a) if along is None else (t, along)
+            first = promise / (float(g @ along) or promise)
         step = descended(search, f, theta, g, along, first, lr=lr, c1=c1, c2=c2)
         if not step.alpha:
-            return step.delta, step.delta, g.clone(), 0, 1.0, 0.0, int(step.status)
-        if step.steepest:
-            unit = float(g.abs().max())
-            return step.delta, -g, g.clone(), 1, step.alpha / unit, -float(g @ g), int(step.status)
-        return step.delta, step.d, g.clone(), t + 1, step.alpha, float(g @ step.d), int(step.status)
+            return step.delta, d, before, 0, 1.0, 0.0, int(step.status)
+        t = 1 if step.steepest else t + 1
+        return step.delta, step.d, a, t, now, step.alpha * float(g @ step.d), int(step.status)
 
     formula = (getdoc(beta) or beta.__name__).partition("\n\n>>>")[0]
     return replace(conjugate, name=beta.__name__, doc=f"{formula}\n\n{conjugate.doc}")
@@ -85,13 +84,11 @@ def conjugated(beta: Beta, g: Tensor, before: Tensor, d: Tensor, powell: bool) -
     >>> conjugated(betas.fletcher_reeves, g, before, -before, True)
     tensor([-4., -2.])
     """
-    unit = float(g.abs().max()) or 1.0  # all formulas are the same in another unit; squares stay in float32's range
-    a, b, c = g / unit, before / unit, d / unit
-    share = float(beta(a, b, c))
-    if not math.isfinite(share) or share == 0.0 or (powell and abs(float(a @ b)) >= POWELL * float(a @ a)):
+    share = float(beta(g, before, d))
+    if not math.isfinite(share) or share == 0.0 or (powell and abs(float(g @ before)) >= POWELL * float(g @ g)):
         return None
     along = share * d - g
-    return along if float(a @ along) < -UPHILL * length(a) * length(along) else None
+    return along if float(g @ along) < -UPHILL * length(g) * length(along) else None
 
 
 fletcher_reeves = conjugate_gradients_with(betas.fletcher_reeves)

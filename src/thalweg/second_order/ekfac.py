@@ -65,7 +65,7 @@ def ekfac_with(
         way = stepped(
             found.outputs, g, before, held.strength + weight_decay, lambda gamma: -solved(found.blocks, bases, cm, g, gamma*gamma),
             gammas(held, weight_decay, t, omega) if adapt_every else [held.gamma],
-            lambda model: clipped(model, step(model, lr, momentum), kl_clip), average,
+            lambda model: clipped(model, step(model, lr, momentum), kl_clip, value), average,
         )  # fmt: skip
         delta, held, status = judged(
             objective, theta, g, value, way, held,

@@ -31,7 +31,7 @@ def quadratic(a: Trial, b: Trial) -> float:
     1.0
     """
     width = b.alpha - a.alpha
-    return a.alpha + width * _ratio(a.slope, 2 * ((a.value - b.value) / width + a.slope))
+    return a.alpha + width * ratio(a.slope, 2 * (ratio(a.value - b.value, width) + a.slope))
 
 
 def secant(a: Trial, b: Trial) -> float:
@@ -40,7 +40,7 @@ def secant(a: Trial, b: Trial) -> float:
     >>> secant(Trial(0.0, 1.0, -2.0), Trial(3.0, 4.0, 4.0))
     1.0
     """
-    return b.alpha + (a.alpha - b.alpha) * _ratio(b.slope, b.slope - a.slope)
+    return b.alpha + (a.alpha - b.alpha) * ratio(b.slope, b.slope - a.slope)
 
 
 def cubic(a: Trial, b: Trial) -> float:
@@ -49,7 +49,7 @@ def cubic(a: Trial, b: Trial) -> float:
     >>> cubic(Trial(0.0, 1.0, -2.0), Trial(3.0, 4.0, 4.0))
     1.0
     """
-    theta = 3 * (a.value - b.value) / (b.alpha - a.alpha) + a.slope + b.slope
+    theta = 3 * ratio(a.value - b.value, b.alpha - a.alpha) + a.slope + b.slope
     scale = max(abs(theta), abs(a.slope), abs(b.slope))
     if not 0 < scale < math.inf:
         return math.nan
@@ -57,7 +57,7 @@ def cubic(a: Trial, b: Trial) -> float:
     if not inside >= 0:
         return math.nan
     gamma = math.copysign(scale * math.sqrt(inside), b.alpha - a.alpha)
-    return a.alpha + (b.alpha - a.alpha) * _ratio(gamma - a.slope + theta, 2 * gamma - a.slope + b.slope)
+    return a.alpha + (b.alpha - a.alpha) * ratio(gamma - a.slope + theta, 2 * gamma - a.slope + b.slope)
 
 
 def middle(a: float, b: float) -> float:
@@ -70,5 +70,10 @@ def middle(a: float, b: float) -> float:
     return math.sqrt(low) * math.sqrt(high) if high > WIDE * low > 0 else (low + high) / 2
 
 
-def _ratio(p: float, q: float) -> float:
+def ratio(p: float, q: float) -> float:
+    """p / q, NaN where q is zero.
+
+    >>> ratio(1.0, 2.0), ratio(1.0, 0.0)
+    (0.5, nan)
+    """
     return p / q if q else math.nan

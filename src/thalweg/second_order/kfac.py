@@ -67,7 +67,7 @@ def kfac_with(
         way = stepped(
             found.outputs, g, before, held.strength + weight_decay, propose,
             gammas(held, weight_decay, t, omega) if adapt_every else [held.gamma],
-            lambda model: clipped(model, step(model, lr, momentum), kl_clip), average,
+            lambda model: clipped(model, step(model, lr, momentum), kl_clip, value), average,
         )  # fmt: skip
         delta, held, status = judged(
             objective, theta, g, value, way, held,

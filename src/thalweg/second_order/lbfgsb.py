@@ -83,9 +83,8 @@ def _newton(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor, S: Tensor, Y
     """From theta to the model's minimum, where that is inside, else on a face of the box; 0 where rounding lost it."""
     d = -two_loop(g, S, Y, rho)  # far more stable than the compact matrix
     if outside(theta + d, lower, upper):
-        d = inside(
-            theta, _on_a_face(g.double(), theta.double(), lower.double(), upper.double(), S, Y, rho), lower, upper
-        )
+        d = _on_a_face(g.double(), theta.double(), lower.double(), upper.double(), S, Y, rho)
+        d = inside(theta, d.to(theta), lower, upper)
     return d if bool(d.isfinite().all()) else torch.zeros_like(theta)
 
 
@@ -119,8 +118,8 @@ def compact(S: Tensor, Y: Tensor, rho: Tensor) -> Compact:
 
     >>> B = compact(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([0.5]))
     >>> B.scale * torch.eye(2).double() - B.W.T @ B.M @ B.W
-    tensor([[2., 0.],
-            [0., 2.]], dtype=torch.float64)
+    tensor([[2.0000, 0.0000],
+            [0.0000, 2.0000]], dtype=torch.float64)
     """
     used = rho > 0
     root = rho[used].double().sqrt()[:, None]
@@ -160,7 +159,7 @@ def cauchy_point(g: Tensor, x: Tensor, lower: Tensor, upper: Tensor, B: Compact)
     seconds = seconds.clamp(min=torch.finfo(x.dtype).eps * second)
     firsts = -steep + _before(lengths * seconds[:-1] + g_met**2 * (1 - B.scale * t) - g_met * (MW * c).sum(0))
     minima = (-firsts / seconds).clamp(min=0.0)  # from the start of each piece
-    piece = int((minima < torch.cat([lengths, t.new_full((1,), torch.inf)])).nonzero()[0])
+    piece = int((~(minima >= torch.cat([lengths, t.new_full((1,), torch.nan)]))).nonzero()[0])
     far = float(minima[piece]) + (float(t[piece - 1]) if piece else 0.0)
     return torch.where(kinks <= far, bound, x + far * d)
 

@@ -90,14 +90,22 @@ def quadratic(
     return Quadratic((rest[0], rest[1]), (fisher[0], fisher[1], fisher[2]), (rest[2], rest[3], rest[4]), strength)
 
 
-def clipped(model: Quadratic, step: tuple[float, float], most: float) -> tuple[float, float]:
-    """A step that diverges by no more than `most`, where that is not zero.
+def clipped(model: Quadratic, step: tuple[float, float], most: float, value: float) -> tuple[float, float]:
+    """A step that diverges by no more than `most`, where that is not zero, and promises no more than `value`.
 
-    >>> clipped(Quadratic((-1.0, 0.0), (2.0, 0.0, 0.0), (1.0, 0.0, 0.0), 0.0), (1.0, 0.0), 0.25)
-    (0.5, 0.0)
+    `value` is that of f: negative log-likelihoods as these are never below zero, and a model that says they will be is
+    not right. Where examples are fitted perfectly, and there is hardly any curvature left, this keeps steps short.
+
+    >>> model = Quadratic((-1.0, 0.0), (2.0, 0.0, 0.0), (1.0, 0.0, 0.0), 0.0)
+    >>> clipped(model, (1.0, 0.0), 0.25, 9.0), clipped(model, (0.5, 0.0), 0.0, 0.1875)
+    ((0.5, 0.0), (0.25, 0.0))
     """
     far = model.divergence(*step)
     shorter = math.sqrt(most / far) if far > most > 0 else 1.0
+    fall = -model.slopes[0] * step[0] - model.slopes[1] * step[1]
+    bend = model.at(*step) + fall  # promised is shorter * fall - shorter² * bend
+    if 0 < value < shorter * fall - shorter * shorter * bend:
+        shorter = 2 * value / (fall + math.sqrt(max(fall * fall - 4 * bend * value, 0.0)))
     return shorter * step[0], shorter * step[1]
 
 
