@@ -224,6 +224,17 @@ def test_any_algorithm_of_the_catalogue_is_a_method(method):
     assert result.x.shape == (2, 3) and result.fun < 0.1
 
 
+def test_a_rule_per_tensor_sees_x0s_shape():
+    shapes = set()
+
+    @tw.rule(per="tensor")
+    def shaped(g, *, lr=0.5):
+        shapes.add(g.shape)
+        return -lr * g
+
+    assert minimize(bowl, torch.ones(2, 3), method=shaped).success and shapes == {(2, 3)}
+
+
 def test_a_rule_that_averages_answers_with_the_average():
     """From 1, on x²/2 with lr=2, gradient descent swings between 1 and -1; the average of them is the minimum."""
     result = minimize(
@@ -286,6 +297,7 @@ def test_ftol_and_xrtol_are_of_relative_changes():
 def test_return_all_gives_the_points_from_x0_to_x():
     result = minimize(valley, START, options={"return_all": True})
     assert len(result.allvecs) == result.nit + 1
+    assert result.allvecs[0].data_ptr() != START.data_ptr()
     assert torch.equal(result.allvecs[0], START) and torch.equal(result.allvecs[-1], result.x)
 
 
@@ -411,6 +423,11 @@ def test_what_falls_without_a_bound_is_said(method):
         assert result.status == Status.UNBOUNDED and not result.success
 
 
+def test_what_falls_by_more_than_the_dtype_can_tell_counts_as_unbounded_for_any_rule():
+    result = minimize(lambda x: x.sum(), START, method="sgd", options={"lr": 1e30})
+    assert result.status == Status.UNBOUNDED and result.fun < -1e31
+
+
 @pytest.mark.parametrize("method", ["bfgs", "newton-cg"])
 def test_a_saddle_is_told_from_a_minimum_where_that_is_asked(method):
     """From (1, 0), x² - y² has its saddle in the way."""
@@ -434,6 +451,17 @@ def test_a_method_that_fails_is_left_at_its_lowest_point():
     """With lr=1.1 gradient descent on x² swings ever further out: the lowest point is the first."""
     result = minimize(bowl, double(1.0), method="sgd", options={"lr": 1.1, "maxiter": 9})
     assert result.status == Status.ITERATIONS and result.x == 1 and result.fun == 1
+
+
+def test_a_method_that_converges_is_left_where_it_does_be_another_point_lower():
+    """x³ - 3x has its minimum, -2, at 1; at the start, -3, it is -18."""
+
+    @tw.rule
+    def jump(theta):
+        return 1 - theta
+
+    result = minimize(lambda x: x**3 - 3 * x, double(-3.0), method=jump)
+    assert result.success and result.x == 1 and result.fun == -2
 
 
 # Bounds

@@ -143,7 +143,7 @@ class _Descent:
         old, new = before.value, self.here.value
         if moved and ftol and abs(old - new) <= ftol * max(abs(old), abs(new)):
             self._end(Status.CONVERGED, "its value changes by less than ftol")
-        if moved and xrtol and delta.norm() <= xrtol * before.theta.norm():
+        if moved and delta.norm() <= xrtol * before.theta.norm():
             self._end(Status.CONVERGED, "x changes by less than xrtol")
         self._judge(Status(self.memory.get("status", Status.GOING_ON)))
 

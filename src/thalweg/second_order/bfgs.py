@@ -74,9 +74,9 @@ def updated(H: Tensor | None, s: Tensor, y: Tensor) -> Tensor | None:
         return H
     if H is None:
         H = sy / yy * torch.eye(len(s), dtype=s.dtype, device=s.device)
-    u = H @ y / sy
-    mixed = torch.outer(u, s)
-    return H - mixed - mixed.T + (1 / sy + float(u @ y) / sy) * torch.outer(s, s)
+    right = H - torch.outer(H @ y / sy, s)  # H (I - y s' / s'y)
+    whole = right + torch.outer(s, (s - y @ right) / sy)
+    return (whole + whole.T) / 2
 
 
 def overstated(alpha: float, ratio: float) -> float:

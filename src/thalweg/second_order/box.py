@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from thalweg.core.derivatives import value_and_gradient
-from thalweg.core.status import Status
 from thalweg.second_order.line_search import Found, Search
 
 Bound = float | Tensor
@@ -47,41 +46,34 @@ def held(theta: Tensor, g: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 def searched_inside(
     search: Search, f: Any, theta: Tensor, d: Tensor, value: float, g: Tensor, alpha: float,
     lower: Tensor, upper: Tensor, *, c1: float, c2: float,
-) -> Found:  # fmt: skip
-    """A line search from theta along d that meets no point outside the bounds; theta + d must be inside.
-
-    Where f still falls as far as they allow, that is where it ends, whatever the slope is there.
+) -> tuple[Found, Tensor]:  # fmt: skip
+    """A line search from theta along d that follows the bounds where it meets them, and the step to where it ends.
 
     >>> from thalweg.second_order.line_search import wolfe
     >>> f, theta, top = (lambda x: (x - 9).square().sum()), torch.zeros(1), torch.ones(1)
-    >>> searched_inside(wolfe, f, theta, top, 81.0, torch.tensor([-18.0]), 1.0, -top, top, c1=1e-4, c2=0.9).alpha
-    1.0
+    >>> searched_inside(wolfe, f, theta, 0.5 * top, 81.0, torch.tensor([-18.0]), 4.0, -top, top, c1=1e-4, c2=0.9)[1]
+    tensor([1.])
     """
-    slope, bound = float(g @ d), torch.where(d > 0, upper, lower)
-    room = float(torch.where(d == 0, torch.inf, (bound - theta) / d).min())
-    last = 1.0 if room < 1 + 1e-6 else room
-    if alpha >= last or outside(theta + alpha * d, lower, upper):
-        alpha = min(alpha, 1.0)
-    if alpha == last and slope < 0:
-        trial, ahead = value_and_gradient(f, theta + alpha * d)
-        if float(trial) <= value + c1 * alpha * slope and float(ahead @ d) <= 0:
-            return Found(alpha, float(trial), ahead, Status.GOING_ON)
-    return search(_Walled(f, lower, upper), theta, d, value, g, alpha, c1=c1, c2=c2)
+    found = search(_Bent(f, lower, upper), theta, d, value, g, alpha, c1=c1, c2=c2)
+    if not found.alpha:
+        return found, torch.zeros_like(theta)
+    delta = inside(theta, found.alpha * d, lower, upper)
+    return found._replace(g=value_and_gradient(f, theta + delta)[1]), delta
 
 
-class _Walled(NamedTuple):
-    """f within bounds, plus infinity outside, where it is not evaluated: line searches contract there."""
+class _Bent(NamedTuple):
+    """f of theta put inside the bounds, as a function of all theta: constant in a variable that is beyond its bound."""
 
     f: Any
     lower: Tensor
     upper: Tensor
 
     def __call__(self, theta: Tensor) -> Tensor:
-        value: Tensor = theta.new_tensor(torch.inf) if outside(theta, self.lower, self.upper) else self.f(theta)
+        value: Tensor = self.f(torch.clamp(theta, self.lower, self.upper))
         return value
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Both at theta."""
-        if outside(theta, self.lower, self.upper):
-            return theta.new_tensor(torch.inf), torch.full_like(theta, torch.nan)
-        return value_and_gradient(self.f, theta)
+        within = torch.clamp(theta, self.lower, self.upper)
+        value, g = value_and_gradient(self.f, within)
+        return value, torch.where(within == theta, g, 0.0)

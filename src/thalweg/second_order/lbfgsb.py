@@ -34,9 +34,9 @@ def lbfgsb_with(search: Search) -> Rule:
 
         The model is that of L-BFGS, of the last `history_size` pairs; the face is the one on which it is first least
         along the projected steepest descent. Over the variables that are free there the model is minimised, and the
-        minimum projected on the box (Morales and Nocedal 2011). A line search goes from theta that way, not farther
-        than the bounds `lower` and `upper`, numbers or (n,), allow: theta plus the step is inside them exactly. A theta
-        that is outside is first put in.
+        minimum projected on the box (Morales and Nocedal 2011). A line search goes from theta that way, and along the
+        bounds `lower` and `upper`, numbers or (n,), where it meets them: theta plus the step is inside them exactly. A
+        theta that is outside is first put in.
 
         Where the line search fails the pairs are forgotten and the projected steepest descent searched; where that
         fails too, the status is why: LINE_SEARCH_FAILED, CONVERGED where rounding hides what f does, UNBOUNDED,
@@ -57,19 +57,18 @@ def lbfgsb_with(search: Search) -> Rule:
         if bool((held(theta, g, low, high) | (g == 0)).all()):
             return still, S, Y, rho, int(Status.CONVERGED)
 
-        def searched(d: Tensor) -> Found:
+        def searched(d: Tensor) -> tuple[Found, Tensor]:
             return searched_inside(search, f, theta, d, value, g, lr, low, high, c1=c1, c2=c2)
 
-        hidden, found = False, Found(0.0, value, g, Status.GOING_ON)
+        hidden, found, delta = False, Found(0.0, value, g, Status.GOING_ON), still
         d = _newton(g, theta, low, high, S, Y, rho) if rho[-1] else still
         if d.any():
-            found, promised = searched(d), -lr * float(g @ d)
+            (found, delta), promised = searched(d), -lr * float(g @ d)
             hidden = promised >= 0 and at_rest(promised, value, theta)
         if not found.alpha:
             S, Y, rho = torch.zeros_like(S), torch.zeros_like(Y), torch.zeros_like(rho)
-            d = inside(theta, -first_step(theta, value, g) / float(g.abs().max()) * g, low, high)
-            found = searched(d)
-        ends, delta = found.status, found.alpha * d
+            found, delta = searched(-first_step(theta, value, g) / float(g.abs().max()) * g)
+        ends = found.status
         if found.alpha:
             ends = ends if ends == Status.UNBOUNDED else Status.GOING_ON
         elif hidden:

@@ -24,7 +24,7 @@ from thalweg.second_order.hager_zhang import hager_zhang_steps
 from thalweg.second_order.interpolation import Steps, Trial
 from thalweg.second_order.linear import length
 from thalweg.second_order.more_thuente import more_thuente_steps
-from thalweg.second_order.rounding import unseen
+from thalweg.second_order.rounding import at_rest, unseen
 
 BLIND = 1e-3  # of the first step: down to this slopes are followed where differences of f are rounding
 SLACK = 1e-6  # in units of |f|: by how much Hager and Zhang let f rise where the slopes are right
@@ -86,14 +86,12 @@ def strong_wolfe(
     0.5
     """
     eps = torch.finfo(theta.dtype).eps
-    hidden = unseen(value, theta)
 
     def holds(start: Trial, trial: Trial) -> bool:
-        asked = c1 * trial.alpha * start.slope
-        return (
-            trial.value <= start.value + (asked if asked < -hidden else hidden)
-            and abs(trial.slope) <= -c2 * start.slope
-        )
+        promised = -trial.alpha * start.slope
+        fallen = trial.value <= start.value - c1 * promised
+        blurred = at_rest(max(promised, trial.value - start.value), value, theta)
+        return (fallen or blurred) and abs(trial.slope) <= -c2 * start.slope
 
     start = Trial(0.0, value, float(g @ d), g)
     return _searched(f, theta, d, start, more_thuente_steps(start, alpha, c1, eps), holds, most)
