@@ -52,17 +52,33 @@ def test_a_search_within_bounds_evaluates_nothing_outside(search, steep):
     for d in (torch.tensor([0.1, 1.0]), torch.tensor([0.1, 0.3]), torch.tensor([9.0, 0.1]), torch.tensor([3.0, 0.0])):
         wrapped = Evaluations(f)
         value, g = wrapped.value_and_gradient(theta)
-        found = searched_inside(search, wrapped, theta, d.double(), float(value), g, 1.0, low, high, c1=1e-4, c2=0.9)
-        assert found.alpha > 0 and found.value < value
+        found, delta = searched_inside(
+            search, wrapped, theta, d.double(), float(value), g, 1.0, low, high, c1=1e-4, c2=0.9
+        )
+        assert found.value < value
+        torch.testing.assert_close(
+            torch.stack([f(theta + delta)]), torch.tensor([found.value]).double(), rtol=1e-12, atol=0
+        )
+        torch.testing.assert_close(found.g, 2 * (theta + delta - 5) * torch.tensor([1.0, steep]))
     assert not any(outside(x, low, high) for x in seen)
 
 
-def test_a_search_ends_at_the_bound_where_f_falls_all_the_way():
-    theta, ten = torch.zeros(1).double(), torch.full((1,), 10.0).double()
+def test_a_search_follows_the_bounds_to_the_end_of_the_descent():
+    theta, one = torch.zeros(2).double(), torch.ones(2).double()
+    f = Evaluations(lambda x: -5 * x[0] + (x[1] - 0.75) ** 2)
+    value, g = f.value_and_gradient(theta)
+    d, c = torch.tensor([4.0, 0.5]).double(), {"c1": 1e-4, "c2": 1e-3}
+    found, delta = searched_inside(strong_wolfe, f, theta, d, float(value), g, 1.0, -one, one, **c)
+    torch.testing.assert_close(delta, torch.tensor([1.0, 0.75]).double(), rtol=0, atol=1e-3)
+    assert found.g[0] == -5.0
+
+
+def test_a_search_ends_where_every_variable_is_at_its_bound():
+    theta, one = torch.zeros(3).double(), torch.ones(3).double()
     f = Evaluations(lambda x: -x.sum() - x.sum() ** 2)
     value, g = f.value_and_gradient(theta)
-    found = searched_inside(strong_wolfe, f, theta, ten, float(value), g, 1.0, -ten, ten, c1=1e-4, c2=0.1)
-    assert found.alpha == 1.0 and f.nfev == 2
+    found, delta = searched_inside(strong_wolfe, f, theta, 0.3 * one, float(value), g, 1.0, -one, one, c1=1e-4, c2=0.1)
+    assert torch.equal(delta, one) and f.nfev <= 4
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -93,6 +93,25 @@ def test_the_cauchy_point_is_the_first_minimum_on_the_projected_path(seed):
     assert model(far * 1.001) >= model(far)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_where_the_pairs_know_the_hessian_the_model_is_least_on_the_face_of_the_cauchy_point(seed):
+    n = 5
+    A, b = drawn(n, n, seed=seed), drawn(n, seed=10 + seed)
+    H = A @ A.T + torch.eye(n).double()
+    S = torch.linalg.eigh(H).eigenvectors.T  # conjugate: after these steps the matrix is H
+    memory = {"S": S, "Y": S @ H, "rho": 1 / (S @ H * S).sum(1), "status": -1}
+    x, g, top = torch.zeros(n).double(), -b, 0.2 * drawn(n, seed=20 + seed).abs()
+    cauchy = cauchy_point(g, x, -top, top, compact(*(memory[name] for name in ("S", "Y", "rho"))))
+    free = cauchy.abs() < top
+    face = cauchy.clone()
+    face[free] = torch.linalg.solve(H[free][:, free], b[free] - H[free][:, ~free] @ cauchy[~free])
+    f = Evaluations(lambda x: x @ H @ x / 2 - b @ x)
+    f.know(x, torch.zeros(()).double(), g)
+    knobs = lbfgsb.with_defaults({"lower": -top, "upper": top, "c2": 1.0})
+    delta, _ = lbfgsb.step({"g": g, "theta": x, "f": f}, memory, knobs)
+    torch.testing.assert_close(delta, face.clamp(-top, top), rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("search", [strong_wolfe, armijo, hager_zhang], ids=lambda search: search.__name__)
 def test_convex_quadratics_within_bounds_end_at_the_exact_solution(seed, search):
@@ -173,6 +192,17 @@ def test_it_converges_in_float32():
     torch.testing.assert_close(found.x.double(), exact.x, rtol=1e-3, atol=1e-3)
 
 
+def test_at_the_limit_of_rounding_it_ends():
+    """Without a test of progress there it went round in a circle of three steps."""
+    t = 45 + 5 * torch.arange(1.0, 17).double()
+    y = 34780 * (-0.17 * torch.arange(16.0).double()).exp()
+    found = minimize(
+        lambda x: (x[0] * (x[1] / (t + x[2])).exp() - y).square().sum(), torch.tensor([0.02, 4000.0, 250.0]).double(),
+        bounds=[(0, 0.1), (3000, 5000), (200, 300)], options={"gtol": 1e-15, "maxfev": 1500, "maxiter": 10**6},
+    )  # fmt: skip
+    assert found.status in (Status.CONVERGED, Status.LINE_SEARCH_FAILED) and found.nfev < 1000
+
+
 def test_where_f_is_no_number_the_step_shrinks():
     found = minimize(
         lambda x: x.sum() - (x[0] - 0.2).log(), torch.tensor([30.0, 4.0]).double(), bounds=[(0, 50), (0, 9)]
@@ -182,8 +212,8 @@ def test_where_f_is_no_number_the_step_shrinks():
 
 
 def test_a_start_outside_is_put_in_first():
-    path, _ = path_of(lbfgsb, rosenbrock, torch.tensor([5.0, -5.0]).double(), 1, lower=-1.0, upper=2.0)
-    assert path[1].tolist() == [2.0, -1.0]
+    path, _ = path_of(lbfgsb, lambda x: x[1] - x[0], torch.tensor([5.0, -5.0]).double(), 1, lower=-1.0, upper=2.0)
+    assert path[1].tolist() == [2.0, -1.0]  # uphill
 
 
 def test_ends_have_names():

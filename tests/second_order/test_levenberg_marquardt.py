@@ -188,6 +188,40 @@ def test_rosenbrock_within_bounds_ends_where_scipy_ends_and_karush_kuhn_and_tuck
     assert not any(outside(x, lower, upper) for x in found.allvecs)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_at_the_radius_the_step_is_the_minimum_of_the_damped_model_over_the_box(seed):
+    theta, W = drawn(4, seed=seed), drawn(9, 4, seed=10 + seed)
+
+    def residuals(x):
+        return torch.sin(W @ x) - 3.0
+
+    free, _ = one_step(residuals, theta, radius=0.05)
+    lower, upper = theta - 9, theta + torch.where(torch.arange(4) == 2, 0.0, free.abs() / 2)
+    lower[0], upper[0] = theta[0] - free[0].abs() / 2, theta[0] + 9
+    p, memory = one_step(residuals, theta, radius=0.05, lower=lower, upper=upper)
+    J, D = torch.func.jacrev(residuals)(theta), memory["D"]
+    left = -(J.T @ residuals(theta) + J.T @ (J @ p))
+    inner = (theta + p > lower) & (theta + p < upper)
+    assert bool(inner.any()) and not bool(inner.all())
+    damping = left[inner] / (D * D * p)[inner]
+    assert float(damping.min()) > 0
+    torch.testing.assert_close(damping, damping[:1].expand_as(damping), rtol=1e-6, atol=0.0)
+    push = left - damping[0] * D * D * p
+    assert bool((push[theta + p == lower] <= 1e-9).all() and (push[theta + p == upper] >= -1e-9).all())
+
+
+def test_variables_that_are_held_do_not_count_in_the_radius():
+    x0 = torch.tensor([0.0, -1.2, 1.0]).double()
+
+    def residuals(x):
+        return torch.cat([1e4 * (x[:1] - 10 + x[1:2] / 100), rosenbrock(x[1:])])
+
+    bounded = minimize(residuals, x0, method="lm", bounds=[(None, 0), (None, None), (None, None)])
+    alone = minimize(lambda x: residuals(torch.cat([x0[:1], x])), x0[1:], method="lm")
+    torch.testing.assert_close(bounded.x[1:], alone.x, rtol=1e-6, atol=1e-6)
+    assert bounded.success and bounded.nfev == alone.nfev
+
+
 def test_a_start_outside_the_bounds_is_put_in_and_numbers_are_bounds_too():
     path, memory = steps(lambda x: x + 3, torch.tensor([5.0, 0.0]).double(), 3, lower=-1.0, upper=2.0)
     assert path[1].tolist() == [2.0, 0.0] and path[-1].tolist() == [-1.0, -1.0]

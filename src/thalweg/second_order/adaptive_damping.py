@@ -18,7 +18,7 @@ from thalweg.second_order.fisher import Outputs, pushed
 from thalweg.second_order.processes import Average, alone
 from thalweg.second_order.quadratic import Stepped
 from thalweg.second_order.radius import agreement
-from thalweg.second_order.rounding import unseen
+from thalweg.second_order.rounding import last_step, unseen
 
 GOOD, BAD = 0.75, 0.25  # of what the model promised
 TRIED, AT_FIRST = 20, 3  # other gammas are tried every so many steps, and in the first ones

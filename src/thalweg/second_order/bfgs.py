@@ -74,9 +74,10 @@ def updated(H: Tensor | None, s: Tensor, y: Tensor) -> Tensor | None:
         return H
     if H is None:
         H = sy / yy * torch.eye(len(s), dtype=s.dtype, device=s.device)
-    right = H - torch.outer(H @ y / sy, s)  # H (I - y s' / s'y)
-    whole = right + torch.outer(s, (s - y @ right) / sy)
-    return (whole + whole.T) / 2
+    # Factor by factor: summed up first, the terms cancel, and a badly conditioned H is soon not positive definite.
+    right = H - torch.outer(H @ y / sy, s)  # H (I - ys' / s'y)
+    H = right + torch.outer(s, (s - y @ right) / sy)
+    return (H + H.T) / 2
 
 
 def overstated(alpha: float, ratio: float) -> float:

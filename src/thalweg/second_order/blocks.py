@@ -15,8 +15,8 @@ class Block(NamedTuple):
     """Where a block stands: the components of theta that are a matrix (rows, columns) in each of `groups`.
 
     They start `at`, and its last column is elsewhere, at `bias`, unless that is -1. The block is left ⊗ right, factors
-    of the rows and of the columns, of which the forms `left` and `right` are kept. All of it is whole numbers: a layout,
-    a list of blocks, is a tensor (blocks, 7).
+    of the rows and of the columns, of which the forms `left` and `right` are kept. All of it is whole numbers: a
+    layout, a list of blocks, is a tensor (blocks, 7).
     """
 
     at: int
@@ -71,7 +71,8 @@ def blocks_of(layout: Tensor) -> list[Block]:
 def cut(flat: Tensor, blocks: Sequence[Block]) -> Factors:
     """The factors in one vector, taken apart."""
     shapes = [shape for block in blocks for shape in block.shapes()]
-    pieces = iter(p.view(s) for p, s in zip(flat.split([torch.Size(s).numel() for s in shapes]), shapes, strict=True))
+    cuts = torch.split(flat, [torch.Size(s).numel() for s in shapes])
+    pieces = iter([piece.view(s) for piece, s in zip(cuts, shapes, strict=True)])
     return list(zip(pieces, pieces, strict=True))
 
 

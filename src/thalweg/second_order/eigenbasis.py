@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thalweg.second_order.blocks import FULL, SCALAR, Block, Factors, times
+from thalweg.second_order.blocks import FULL, SCALAR, Block, Factors
 from thalweg.second_order.kronecker import (
     AT_ONCE,
-    EMBEDDING,
-    VECTORS,
     Evaluated,
     Layer,
     inputs_of,
@@ -23,7 +21,7 @@ from thalweg.second_order.kronecker import (
     sides,
     summed,
 )
-from thalweg.second_order.layers import Seen, Use
+from thalweg.second_order.layers import EMBEDDING, VECTORS, Seen, Use
 
 Bases = list[tuple[Tensor | None, Tensor | None]]  # a pair a block: (groups, size, size), or the coordinates' own
 
@@ -44,7 +42,7 @@ def cut_bases(flat: Tensor, blocks: Sequence[Block]) -> Bases:
         for block in blocks
         for form, size in ((block.left, block.rows), (block.right, block.columns))
     ]
-    rest = iter(flat.split([torch.Size(size).numel() for size in sizes if size is not None]))
+    rest = iter(torch.split(flat, [torch.Size(size).numel() for size in sizes if size is not None]))
     pieces = iter([None if size is None else next(rest).view(size) for size in sizes])
     return list(zip(pieces, pieces, strict=True))
 
@@ -57,7 +55,7 @@ def joined_bases(bases: Bases, like: Tensor) -> Tensor:
 def cut_moments(flat: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     """The second moments in one vector, taken apart: (groups, rows, columns) a block."""
     shapes = [(block.groups, 1 if block.left == SCALAR else block.rows, block.columns) for block in blocks]
-    return [x.view(s) for x, s in zip(flat.split([torch.Size(s).numel() for s in shapes]), shapes, strict=True)]
+    return [x.view(s) for x, s in zip(torch.split(flat, [torch.Size(s).numel() for s in shapes]), shapes, strict=True)]
 
 
 def turned(basis: tuple[Tensor | None, Tensor | None], matrix: Tensor, back: bool = False) -> Tensor:
@@ -82,9 +80,7 @@ def eigenvalues(factors: Factors, bases: Bases) -> list[Tensor]:
     """The diagonal that K-FAC has in the bases: products of the factors' eigenvalues, (groups, rows, columns)."""
     found = []
     for pair, basis in zip(factors, bases, strict=True):
-        left, right = (
-            x if u is None else ((x @ u) * u).sum(1).clamp(min=0) for x, u in zip(pair, basis, strict=True)
-        )
+        left, right = (x if u is None else ((x @ u) * u).sum(1).clamp(min=0) for x, u in zip(pair, basis, strict=True))
         found.append(left.unsqueeze(2) * right.unsqueeze(1))
     return found
 
@@ -98,7 +94,9 @@ def second_moments(found: Evaluated, bases: Bases) -> list[Tensor]:
     totals: list[Tensor] = []
     for part in found.gradients():
         squares = [
-            sum(_squares(found.seen, layer, which, [gradients[u] for u in which], basis) for which in sides(layer))
+            torch.stack(
+                [_squares(found.seen, layer, which, [gradients[u] for u in which], basis) for which in sides(layer)]
+            ).sum(0)
             for layer, gradients, basis in zip(found.layers, part, bases, strict=True)
         ]
         totals = [a + b for a, b in zip(totals, squares, strict=True)] if totals else squares
@@ -141,17 +139,16 @@ def _of_examples(rows: list[Tensor], columns: list[Tensor]) -> Tensor:
     most = max(1, AT_ONCE // (k * groups * r * c))
     for first in range(0, n, most):
         some = slice(first, first + most)
-        gradient = sum(
-            torch.einsum("knsgr,nsgc->kngrc", a[:, some], b[some]) for a, b in zip(rows, columns, strict=True)
-        )
-        total = total + gradient.square().sum((0, 1))
+        each = [torch.einsum("knsgr,nsgc->kngrc", a[:, some], b[some]) for a, b in zip(rows, columns, strict=True)]
+        total = total + torch.stack(each).sum(0).square().sum((0, 1))
     return total
 
 
 def _of_rows(block: Block, seen: Seen, uses: list[Use], gradients: list[Tensor]) -> Tensor:
-    """Of an embedding: what an example's positions with the same token, (k, n, s, 1, columns) a use, sum to, squared."""
+    """Of an embedding: what an example's positions with the same token, (k, n, s, 1, columns) a use, sum to."""
     total = gradients[0].new_zeros(block.rows, block.columns)
     for use, g in zip(uses, gradients, strict=True):
+        assert use.inputs is not None
         tokens = use.inputs().reshape(g.shape[1], -1)  # (n, s)
         keys = tokens + block.rows * torch.arange(len(tokens), device=tokens.device)[:, None]
         there = tokens >= 0

@@ -1,8 +1,8 @@
 """What a loss says about the outputs: the Fisher matrix of the likelihood that it is (after section 8.6).
 
 For the losses known here, negative log-likelihoods in the natural parameters of their distribution, the Fisher matrix
-is the Gauss-Newton matrix JᵀHJ, J the Jacobian of the outputs and H the Hessian of the loss in them (Martens 2020). With
-a root S of H = SSᵀ, the vectors JᵀSv for signs v drawn at random have F as their covariance, as gradients have for
+is the Gauss-Newton matrix JᵀHJ, J the Jacobian of the outputs and H the Hessian of the loss in them (Martens 2020).
+With a root S of H = SSᵀ, the vectors JᵀSv for signs v drawn at random have F as their covariance, as gradients have for
 labels that the model itself draws, and stray less; those for the columns of S have it exactly. Neither looks at the
 labels of the data: that would be the empirical Fisher matrix, which is another one.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from thalweg.core.rule import Rule, clock, rule, zeros
 from thalweg.core.status import Status, going
@@ -40,7 +41,18 @@ def kfac_with(
         *, lr=1.0, momentum=0.95, damping=0.3, weight_decay=0.0, kl_clip=0.0, decay=0.95, every=20.0,
         estimate_every=1.0, adapt_every=5.0, omega=0.95, least=1e-6, samples=1.0, max_dim=2048.0, seed=0.0,
     ):  # fmt: skip
-        """K-FAC (Martens and Grosse 2015, Algorithm 2): minus the gradient over the Fisher matrix, a block a layer."""
+        """K-FAC (Martens and Grosse 2015, Algorithm 2): minus the gradient over the Fisher matrix, a block a layer.
+
+        >>> from thalweg import Batch, Network
+        >>> from thalweg.core.derivatives import value_and_gradient
+        >>> network = Network(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss)
+        >>> f = network.on(Batch(torch.eye(2), torch.ones(2, 1)))
+        >>> value, g = value_and_gradient(f, network.theta)
+        >>> seen = {"g": g, "theta": network.theta, "f": f}
+        >>> delta, _ = kfac.step(seen, kfac.start(network.theta), kfac.knobs)
+        >>> bool(f(network.theta + delta) < value)
+        True
+        """
         memory = (layout, statistics, inverse, strength, first, gamma)
         still, objective = torch.zeros_like(theta), Objective(f, weight_decay, average)
         value, g = objective(theta), g + weight_decay * theta
@@ -59,7 +71,7 @@ def kfac_with(
         factors = cut(found.statistics, found.blocks)
         made = {} if found.changed or inverse is None or t % every == 0 else {gamma: cut(inverse, found.blocks)}
 
-        def propose(gamma: float):
+        def propose(gamma: float) -> Tensor:
             if gamma not in made:
                 made[gamma] = inverses(factors, gamma * gamma)
             return -solved(found.blocks, made[gamma], g, gamma * gamma)

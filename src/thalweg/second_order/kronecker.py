@@ -230,7 +230,7 @@ def _backward(z: Tensor, ends: list[Any], v: Tensor) -> Sequence[Tensor]:
 
 
 def _by_example(seen: Seen, x: Tensor) -> Tensor:
-    """(k, first, positions, ...) with the examples first, where the first axis has several of each, one after another."""
+    """(k, first, positions, ...) with the examples first, where the first axis has several of each in a row."""
     examples = seen.outputs.examples
     return x if x.shape[1] % examples else x.reshape(len(x), examples, -1, *x.shape[3:])
 
@@ -316,7 +316,7 @@ def _mixed(pairs: Factors) -> tuple[Tensor, Tensor]:
     """One product for the sum of several, of the same trace; its factors are theirs, weighted by their traces."""
     traces = [(_trace(left), _trace(right)) for left, right in pairs]
     left = torch.stack([x * r for (x, _), (_, r) in zip(pairs, traces, strict=True)]).sum(0)
-    total = sum(a * b for a, b in traces)
+    total = torch.stack([a * b for a, b in traces]).sum()
     right = torch.stack([y * a for (_, y), (a, _) in zip(pairs, traces, strict=True)]).sum(0)
     return left, right / torch.where(total > 0, total, 1.0)
 

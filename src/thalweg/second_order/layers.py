@@ -189,9 +189,9 @@ def _read(watch: _Watch, func: Any, args: Any, kwargs: Any, edge: GradientEdge) 
 
 def _use(
     watch: _Watch, kind: str, weight: Tensor, bias: Tensor | None, edge: GradientEdge, groups: int, columns: int,
-    inputs: Callable[[], Tensor], gradients: Callable[[Tensor], Tensor],
+    inputs: Callable[[], Tensor] | None, gradients: Callable[[Tensor], Tensor],
 ) -> list[Use]:  # fmt: skip
-    """One use, or none of what is not trained or lies otherwise than in theta; of a trained bias alone it is a shift."""
+    """One use, or none of what is not trained or lies otherwise than in theta; of a trained bias alone a shift."""
     places = []
     for x in (weight, bias):
         place = None if x is None else watch.where(x)
@@ -223,16 +223,19 @@ def _linear(watch: _Watch, edge: GradientEdge, input: Tensor, weight: Tensor, bi
         parts = [(weight[part], None if bias is None else bias[part], part) for part in cut]
     uses: list[Use] = []
     for w, b, part in parts:
+
+        def gradients(g: Tensor, part: slice = part) -> Tensor:
+            return _folded(g[..., part], examples).unsqueeze(3)
+
         uses += _use(
             watch, LINEAR, w, b, edge, 1, weight.shape[1],
-            lambda: _folded(x[None], examples)[0].unsqueeze(2),
-            lambda g, part=part: _folded(g[..., part], examples).unsqueeze(3),
+            lambda: _folded(x[None], examples)[0].unsqueeze(2), gradients,
         )  # fmt: skip
     return uses
 
 
 def _folded(x: Tensor, examples: int | None = None) -> Tensor:
-    """(k, examples, ..., width) as (k, examples, positions, width); with `examples` given, they are the last but one."""
+    """(k, examples, ..., width) as (k, examples, positions, width); `examples` given, they are the last but one."""
     k, width = len(x), x.shape[-1]
     if examples is not None:
         return x.reshape(k, -1, examples, width).transpose(1, 2)
@@ -243,7 +246,7 @@ def _convolution(
     watch: _Watch, edge: GradientEdge, input: Tensor, weight: Tensor, bias: Tensor | None = None,
     stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> list[Use]:  # fmt: skip
-    kernel = weight.shape[2:]
+    kernel, k = weight.shape[2:], weight.dim() - 2
     x = input.detach()
     x = x if x.dim() == weight.dim() else x[None]
 
@@ -252,7 +255,7 @@ def _convolution(
 
     return _use(
         watch, CONVOLUTION, weight, bias, edge, groups, weight[0].numel(),
-        lambda: _patches(x, kernel, *(_each(v, len(kernel)) for v in (stride, padding, dilation)), groups),
+        lambda: _patches(x, kernel, _each(stride, k), _each(padding, k), _each(dilation, k), groups),
         gradients,
     )  # fmt: skip
 
@@ -326,7 +329,7 @@ def _reachable(outputs: Tensor) -> set[tuple[Any, int]]:
     edges = set(todo)
     while todo:
         node, _ = todo.pop()
-        new = {edge for edge in node.next_functions if edge[0] is not None} - edges
+        new = {(after, k) for after, k in node.next_functions if after is not None} - edges
         edges |= new
         todo += new
     return edges

@@ -14,7 +14,8 @@ from thalweg.second_order.box import box, held, inside, outside, searched_inside
 from thalweg.second_order.descent import first_step
 from thalweg.second_order.lbfgs import pairs, remembered, two_loop, weights
 from thalweg.second_order.line_search import Found, Search, wolfe
-from thalweg.second_order.rounding import at_rest
+from thalweg.second_order.linear import length
+from thalweg.second_order.rounding import at_rest, unseen
 
 
 def lbfgsb_with(search: Search) -> Rule:
@@ -46,7 +47,7 @@ def lbfgsb_with(search: Search) -> Rule:
         >>> seen = {"g": 2 * (theta - 2), "theta": theta, "f": f}
         >>> knobs = lbfgsb.with_defaults({"upper": 1.0, "lr": 1e3})
         >>> lbfgsb.step(seen, lbfgsb.start(theta), knobs)[0]
-        tensor([0.6250, 0.4688])
+        tensor([1.0000, 0.5000])
         """
         low, high = box(theta, lower, upper)
         value, still = float(f(theta)), torch.zeros_like(theta)
@@ -54,7 +55,7 @@ def lbfgsb_with(search: Search) -> Rule:
             return inside(theta, still, low, high), S, Y, rho, int(Status.GOING_ON)
         if not (math.isfinite(value) and bool(g.isfinite().all())):
             return still, S, Y, rho, int(Status.NOT_FINITE)
-        if bool((held(theta, g, low, high) | (g == 0)).all()):
+        if not _free(g, theta, low, high).any():
             return still, S, Y, rho, int(Status.CONVERGED)
 
         def searched(d: Tensor) -> tuple[Found, Tensor]:
@@ -65,6 +66,9 @@ def lbfgsb_with(search: Search) -> Rule:
         if d.any():
             (found, delta), promised = searched(d), -lr * float(g @ d)
             hidden = promised >= 0 and at_rest(promised, value, theta)
+            shrunk = length(_free(found.g, theta + delta, low, high)) < length(_free(g, theta, low, high))
+            if 0 <= promised <= unseen(value, theta) and not shrunk:  # else rounding may lead round in a circle
+                return still, S, Y, rho, int(Status.CONVERGED)
         if not found.alpha:
             S, Y, rho = torch.zeros_like(S), torch.zeros_like(Y), torch.zeros_like(rho)
             found, delta = searched(-first_step(theta, value, g) / float(g.abs().max()) * g)
@@ -76,6 +80,11 @@ def lbfgsb_with(search: Search) -> Rule:
         return delta, *remembered(S, Y, rho, delta, found.g - g), int(ends)
 
     return lbfgsb
+
+
+def _free(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The gradient in the variables that can move along it."""
+    return torch.where(held(theta, g, lower, upper), 0.0, g)
 
 
 def _newton(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor, S: Tensor, Y: Tensor, rho: Tensor) -> Tensor:

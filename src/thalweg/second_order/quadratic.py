@@ -18,8 +18,9 @@ from thalweg.second_order.processes import Average
 
 PARALLEL = 1e-5  # directions that differ by less than this are one
 
+
 class Quadratic(NamedTuple):
-    """The change of f that a model sees at directions times coefficients c: slopes c + c(fisher + strength products)c/2.
+    """The change of f that a model sees at directions times c: slopes c + c (fisher + strength products) c / 2.
 
     Two directions, of which the second may be zero; strength is the damping.
     """
@@ -54,7 +55,7 @@ Length = Callable[[Quadratic, float, float], tuple[float, float]]
 
 
 def by_model(model: Quadratic, lr: float, momentum: float) -> tuple[float, float]:
-    """lr times where the model is lowest, with at most `momentum` of the last step (Martens and Grosse 2015, section 7).
+    """lr times where the model is lowest, with at most `momentum` of the last step (Martens and Grosse 2015, 7).
 
     >>> by_model(Quadratic((-1.0, -1.0), (1.0, 0.0, 4.0), (0.0, 0.0, 0.0), 0.0), 1.0, 1.0)
     (1.0, 0.25)
@@ -76,7 +77,12 @@ def by_lr(model: Quadratic, lr: float, momentum: float) -> tuple[float, float]:
 
 
 def quadratic(
-    outputs: Outputs, there: Sequence[Tensor], g: Tensor, directions: Sequence[Tensor], strength: float, average: Average
+    outputs: Outputs,
+    there: Sequence[Tensor],
+    g: Tensor,
+    directions: Sequence[Tensor],
+    strength: float,
+    average: Average,
 ) -> Quadratic:
     """The model along two directions (n,), of which the outputs change by `there`; the second may be zero and lack it.
 
@@ -85,7 +91,7 @@ def quadratic(
     first, second = directions
     seen = [outputs.back(x) for x in there]  # Fd·d' is the product of SᵀJd and SᵀJd': it cannot be negative
     pairs = ((0, 0), (0, 1), (1, 1))[: 3 if len(there) > 1 else 1]
-    fisher = average(torch.stack([(seen[i] * seen[j]).sum() for i, j in pairs])).tolist() + [0.0, 0.0]
+    fisher = [*average(torch.stack([(seen[i] * seen[j]).sum() for i, j in pairs])).tolist(), 0.0, 0.0]
     rest = torch.stack([g @ first, g @ second, first @ first, first @ second, second @ second]).tolist()
     return Quadratic((rest[0], rest[1]), (fisher[0], fisher[1], fisher[2]), (rest[2], rest[3], rest[4]), strength)
 

@@ -45,8 +45,10 @@ def inverse(x: Tensor) -> Tensor:
         return torch.where(x > 0, 1 / x, 0.0)
     root, failed = torch.linalg.cholesky_ex(x.double())
     if bool(failed.any()) or not bool(root.isfinite().all()):
-        return torch.linalg.pinv(x.double(), hermitian=True).to(x.dtype)
-    return torch.cholesky_inverse(root).to(x.dtype)
+        least: Tensor = torch.linalg.pinv(x.double(), hermitian=True)
+        return least.to(x.dtype)
+    found: Tensor = torch.cholesky_inverse(root).to(x.dtype)
+    return found
 
 
 def inverses(factors: Factors, damping: float) -> Factors:
