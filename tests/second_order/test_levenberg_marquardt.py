@@ -196,8 +196,8 @@ def test_at_the_radius_the_step_is_the_minimum_of_the_damped_model_over_the_box(
         return torch.sin(W @ x) - 3.0
 
     free, _ = one_step(residuals, theta, radius=0.05)
-    lower, upper = theta - 9, theta + torch.where(torch.arange(4) == 2, 0.0, free.abs() / 2)
-    lower[0], upper[0] = theta[0] - free[0].abs() / 2, theta[0] + 9
+    first = torch.arange(4) < 2
+    lower, upper = (theta + sign * torch.where(first, free.abs() / 2, 9.0) for sign in (-1, 1))
     p, memory = one_step(residuals, theta, radius=0.05, lower=lower, upper=upper)
     J, D = torch.func.jacrev(residuals)(theta), memory["D"]
     left = -(J.T @ residuals(theta) + J.T @ (J @ p))

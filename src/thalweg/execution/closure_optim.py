@@ -89,7 +89,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         knobs = {name: settings[name] for name in self._rule.knobs}
         held = self._memory()
         memory = {name: held.get(name) for name in self._rule.remembers} if held else self._rule.start(theta, **knobs)
-        first = held.get("first", float(g.abs().max()))
+        first = held.get("first_gradient", float(g.abs().max()))
         for k in range(settings["max_iter"]):
             if float(g.abs().max()) <= settings["tolerance_grad"] * min(1.0, first):
                 memory["status"] = int(Status.CONVERGED)
@@ -109,7 +109,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
             if moved and abs(value - before) <= settings["tolerance_change"] * torch.maximum(abs(value), abs(before)):
                 memory["status"] = int(Status.CONVERGED)
                 break
-        self.state[self._params()[0]] = {**memory, "first": first}
+        self.state[self._params()[0]] = {**memory, "first_gradient": first}
         return loss
 
     def _params(self) -> list[Tensor]:
@@ -151,7 +151,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         """Goes on from a state_dict of the same rule; raises StateError for another's, and nothing has changed then."""
         ordered = by_names(dict(state_dict), self.param_groups)
         for state in ordered["state"].values():
-            foreign = sorted(state.keys() - {*self._rule.remembers, "first"})
+            foreign = sorted(state.keys() - {*self._rule.remembers, "first_gradient"})
             if foreign:
                 raise StateError(
                     f"the state_dict holds {', '.join(foreign)}, which {self._rule.name} does not remember: it was "

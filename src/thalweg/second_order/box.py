@@ -43,26 +43,33 @@ def held(theta: Tensor, g: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return ((theta <= lower) & (g > 0)) | ((theta >= upper) & (g < 0)) | (lower == upper)
 
 
+def freed(theta: Tensor, g: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The gradient, zero in the variables that are held."""
+    return torch.where(held(theta, g, lower, upper), 0.0, g)
+
+
 def searched_inside(
     search: Search, f: Any, theta: Tensor, d: Tensor, value: float, g: Tensor, alpha: float,
     lower: Tensor, upper: Tensor, *, c1: float, c2: float,
 ) -> tuple[Found, Tensor]:  # fmt: skip
     """A line search from theta along d that follows the bounds where it meets them, and the step to where it ends.
 
+    d does not push against a bound at which theta is.
+
     >>> from thalweg.second_order.line_search import wolfe
     >>> f, theta, top = (lambda x: (x - 9).square().sum()), torch.zeros(1), torch.ones(1)
     >>> searched_inside(wolfe, f, theta, 0.5 * top, 81.0, torch.tensor([-18.0]), 4.0, -top, top, c1=1e-4, c2=0.9)[1]
     tensor([1.])
     """
-    found = search(_Bent(f, lower, upper), theta, d, value, g, alpha, c1=c1, c2=c2)
+    found = search(_Bent(f, lower, upper), theta, d, value, freed(theta, g, lower, upper), alpha, c1=c1, c2=c2)
     if not found.alpha:
-        return found, torch.zeros_like(theta)
+        return found._replace(g=g), torch.zeros_like(theta)
     delta = inside(theta, found.alpha * d, lower, upper)
     return found._replace(g=value_and_gradient(f, theta + delta)[1]), delta
 
 
 class _Bent(NamedTuple):
-    """f of theta put inside the bounds, as a function of all theta: constant in a variable that is beyond its bound."""
+    """f of theta put inside the bounds, as a function of all theta, with its slopes ahead: none beyond a bound."""
 
     f: Any
     lower: Tensor
@@ -76,4 +83,4 @@ class _Bent(NamedTuple):
         """Both at theta."""
         within = torch.clamp(theta, self.lower, self.upper)
         value, g = value_and_gradient(self.f, within)
-        return value, torch.where(within == theta, g, 0.0)
+        return value, torch.where(within == theta, freed(within, g, self.lower, self.upper), 0.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.core.rule import Rule, rule
 from thalweg.core.status import Status, going
-from thalweg.second_order.box import box, held, inside, outside, searched_inside
+from thalweg.second_order.box import box, freed, inside, outside, searched_inside
 from thalweg.second_order.descent import first_step
 from thalweg.second_order.lbfgs import pairs, remembered, two_loop, weights
 from thalweg.second_order.line_search import Found, Search, wolfe
@@ -55,7 +55,8 @@ def lbfgsb_with(search: Search) -> Rule:
             return inside(theta, still, low, high), S, Y, rho, int(Status.GOING_ON)
         if not (math.isfinite(value) and bool(g.isfinite().all())):
             return still, S, Y, rho, int(Status.NOT_FINITE)
-        if not _free(g, theta, low, high).any():
+        free = freed(theta, g, low, high)
+        if not free.any():
             return still, S, Y, rho, int(Status.CONVERGED)
 
         def searched(d: Tensor) -> tuple[Found, Tensor]:
@@ -66,12 +67,12 @@ def lbfgsb_with(search: Search) -> Rule:
         if d.any():
             (found, delta), promised = searched(d), -lr * float(g @ d)
             hidden = promised >= 0 and at_rest(promised, value, theta)
-            shrunk = length(_free(found.g, theta + delta, low, high)) < length(_free(g, theta, low, high))
+            shrunk = length(freed(theta + delta, found.g, low, high)) < length(free)
             if 0 <= promised <= unseen(value, theta) and not shrunk:  # else rounding may lead round in a circle
                 return still, S, Y, rho, int(Status.CONVERGED)
         if not found.alpha:
             S, Y, rho = torch.zeros_like(S), torch.zeros_like(Y), torch.zeros_like(rho)
-            found, delta = searched(-first_step(theta, value, g) / float(g.abs().max()) * g)
+            found, delta = searched(-first_step(theta, value, free) / float(free.abs().max()) * free)
         ends = found.status
         if found.alpha:
             ends = ends if ends == Status.UNBOUNDED else Status.GOING_ON
@@ -80,11 +81,6 @@ def lbfgsb_with(search: Search) -> Rule:
         return delta, *remembered(S, Y, rho, delta, found.g - g), int(ends)
 
     return lbfgsb
-
-
-def _free(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The gradient in the variables that can move along it."""
-    return torch.where(held(theta, g, lower, upper), 0.0, g)
 
 
 def _newton(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor, S: Tensor, Y: Tensor, rho: Tensor) -> Tensor:
