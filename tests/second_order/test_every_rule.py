@@ -56,7 +56,7 @@ def test_it_fits_a_small_network(name, dtype):
     net = network(dtype)
     before = float(net.f(net.theta, batch(dtype)))
     net, _ = trained(name, 40, dtype, net)
-    assert float(net.f(net.theta, batch(dtype))) < 0.3 * before
+    assert float(net.f(net.theta, batch(dtype))) < 0.4 * before
 
 
 @every_rule
