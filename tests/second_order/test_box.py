@@ -73,6 +73,15 @@ def test_a_search_follows_the_bounds_to_the_end_of_the_descent():
     assert found.g[0] == -5.0
 
 
+def test_where_rounding_hides_the_descent_the_gradient_that_counts_is_that_of_the_variables_that_can_move():
+    theta, one = torch.tensor([1.0, 1e-5]).double(), torch.ones(2).double()
+    f = Evaluations(lambda x: 1e8 - x[0] + x[1] ** 2)
+    value, g = f.value_and_gradient(theta)
+    d, c = torch.tensor([0.0, -1e-5]).double(), {"c1": 1e-4, "c2": 0.9}
+    _, delta = searched_inside(strong_wolfe, f, theta, d, float(value), g, 1.0, -one, one, **c)
+    assert torch.equal(theta + delta, torch.tensor([1.0, 0.0]).double())
+
+
 def test_a_search_ends_where_every_variable_is_at_its_bound():
     theta, one = torch.zeros(3).double(), torch.ones(3).double()
     f = Evaluations(lambda x: -x.sum() - x.sum() ** 2)

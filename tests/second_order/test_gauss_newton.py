@@ -44,6 +44,12 @@ def test_the_least_change_is_the_shortest_in_units_of_the_columns():
     assert least_change(torch.zeros(3, 2).double(), torch.ones(3).double()).tolist() == [0.0, 0.0]
 
 
+def test_what_only_rounding_makes_of_full_rank_is_nothing():
+    J, r = drawn(8, 2, seed=0) @ drawn(2, 5, seed=1), drawn(8, seed=2)
+    exact = least_change(J, r)
+    torch.testing.assert_close(least_change(J.float(), r.float()).double(), exact, rtol=1e-4, atol=1e-5)
+
+
 def test_with_residuals_that_vanish_it_converges_quadratically():
     theta, solution, distances = torch.tensor([2.5, 1.2]).double(), torch.tensor([3.0, 1.5]).double(), []
     for _ in range(4):

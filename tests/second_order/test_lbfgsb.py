@@ -193,7 +193,6 @@ def test_it_converges_in_float32():
 
 
 def test_at_the_limit_of_rounding_it_ends():
-    """Without a test of progress there it went round in a circle of three steps."""
     t = 45 + 5 * torch.arange(1.0, 17).double()
     y = 34780 * (-0.17 * torch.arange(16.0).double()).exp()
     found = minimize(

@@ -40,10 +40,10 @@ def gauss_newton_with(search: Search) -> Rule:
         >>> gauss_newton.step(seen, gauss_newton.start(theta), gauss_newton.knobs)[0]
         tensor([1., 2.])
         """
-        r, J = residuals(f, theta).double(), jacobian(f, theta).double()
+        r, J = residuals(f, theta), jacobian(f, theta)
         if not bool(r.isfinite().all() and J.isfinite().all()):
             return torch.zeros_like(theta), int(Status.NOT_FINITE)
-        p = least_change(J, r).to(theta)
+        p = least_change(J, r)
         step = descended(search, f, theta, g, p if p.any() else None, lr=lr, c1=c1, c2=c2)
         return step.delta, int(step.status)
 
@@ -51,16 +51,18 @@ def gauss_newton_with(search: Search) -> Rule:
 
 
 def least_change(J: Tensor, r: Tensor) -> Tensor:
-    """The least |r + Jp| of J: (m, n) and r: (m,), in float64; the shortest such p, each column of J as a unit.
+    """The p (n,) with the least |r + Jp|, for J: (m, n) and r: (m,); the shortest one, each column of J as a unit.
 
-    >>> least_change(torch.tensor([[1.0, 1.0], [0.0, 1e8]]).double(), torch.tensor([1.0, -1e8]).double())
-    tensor([-2.0000,  1.0000], dtype=torch.float64)
+    What is below the rounding of J's own dtype is nothing; it is computed in float64.
+
+    >>> least_change(torch.tensor([[1.0, 1.0], [0.0, 1e8]]), torch.tensor([1.0, -1e8]))
+    tensor([-2.,  1.])
     """
-    lengths = J.norm(dim=0)
+    lengths = J.double().norm(dim=0)
     units = torch.where(lengths > 0, lengths, 1.0)
-    U, s, V = torch.linalg.svd(J / units, full_matrices=False)
-    seen = s > max(J.shape) * torch.finfo(s.dtype).eps * s[:1]
-    p: Tensor = -(V[seen].T @ ((U.T @ r)[seen] / s[seen])) / units
+    U, s, V = torch.linalg.svd(J.double() / units, full_matrices=False)
+    seen = s > max(J.shape) * torch.finfo(J.dtype).eps * s[:1]
+    p: Tensor = (-(V[seen].T @ ((U.T @ r.double())[seen] / s[seen])) / units).to(J)
     return p
 
 

@@ -14,8 +14,7 @@ from thalweg.second_order.box import box, freed, inside, outside, searched_insid
 from thalweg.second_order.descent import first_step
 from thalweg.second_order.lbfgs import pairs, remembered, two_loop, weights
 from thalweg.second_order.line_search import Found, Search, wolfe
-from thalweg.second_order.linear import length
-from thalweg.second_order.rounding import at_rest, unseen
+from thalweg.second_order.rounding import at_rest
 
 
 def lbfgsb_with(search: Search) -> Rule:
@@ -67,9 +66,6 @@ def lbfgsb_with(search: Search) -> Rule:
         if d.any():
             (found, delta), promised = searched(d), -lr * float(g @ d)
             hidden = promised >= 0 and at_rest(promised, value, theta)
-            shrunk = length(freed(theta + delta, found.g, low, high)) < length(free)
-            if 0 <= promised <= unseen(value, theta) and not shrunk:  # else rounding may lead round in a circle
-                return still, S, Y, rho, int(Status.CONVERGED)
         if not found.alpha:
             S, Y, rho = torch.zeros_like(S), torch.zeros_like(Y), torch.zeros_like(rho)
             found, delta = searched(-first_step(theta, value, free) / float(free.abs().max()) * free)
@@ -87,8 +83,7 @@ def _newton(g: Tensor, theta: Tensor, lower: Tensor, upper: Tensor, S: Tensor, Y
     """From theta to the model's minimum, where that is inside, else on a face of the box; 0 where rounding lost it."""
     d = -two_loop(g, S, Y, rho)  # far more stable than the compact matrix
     if outside(theta + d, lower, upper):
-        d = _on_a_face(g.double(), theta.double(), lower.double(), upper.double(), S, Y, rho)
-        d = inside(theta, d.to(theta), lower, upper)
+        d = _on_a_face(g.double(), theta.double(), lower.double(), upper.double(), S, Y, rho).to(theta)
     return d if bool(d.isfinite().all()) else torch.zeros_like(theta)
 
 

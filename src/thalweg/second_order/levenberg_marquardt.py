@@ -47,16 +47,14 @@ def levenberg_marquardt(
     still = torch.zeros_like(theta)
     if outside(theta, low, high):
         return inside(theta, still, low, high), D, region, int(Status.GOING_ON)
-    r, J = residuals(f, theta).double(), jacobian(f, theta).double()
-    value = float(f(theta))
+    r, J, value = residuals(f, theta).double(), jacobian(f, theta).double(), float(f(theta))
     if not (math.isfinite(value) and bool(J.isfinite().all())):
         return still, D, region, int(Status.NOT_FINITE)
     D = torch.maximum(D, J.norm(dim=0).to(D))
     scale = torch.where(D > 0, D, 1.0).double()
-    model = _model(r, J, scale, (low - theta).double(), (high - theta).double())
-    if float(model.c.norm()) <= ROUNDING * torch.finfo(theta.dtype).eps * float(
-        (J.abs() @ theta.abs().double()).norm()
-    ):
+    eps = torch.finfo(theta.dtype).eps
+    model = _model(r, J, scale, (low - theta).double(), (high - theta).double(), eps)
+    if float(model.c.norm()) <= ROUNDING * eps * float((J.abs() @ theta.abs().double()).norm()):
         return still, D, 0.0, int(Status.CONVERGED)  # the rounding of theta makes residuals as large as what is left
 
     def solve(radius: float, rtol: float) -> Step:
@@ -116,8 +114,8 @@ class _Model(NamedTuple):
         return float(-(self.c @ change) - change @ change / 2)
 
 
-def _model(r: Tensor, J: Tensor, scale: Tensor, lower: Tensor, upper: Tensor) -> _Model:
+def _model(r: Tensor, J: Tensor, scale: Tensor, lower: Tensor, upper: Tensor, eps: float) -> _Model:
     free = ~held(torch.zeros_like(lower), J.T @ r, lower, upper)
     U, s, V = torch.linalg.svd(J / scale * free, full_matrices=False)
-    seen = s > max(J.shape) * torch.finfo(s.dtype).eps * s[:1]
+    seen = s > max(J.shape) * eps * s[:1]  # what J says beyond the rounding of its dtype
     return _Model(s[seen], V[seen], (U.T @ r)[seen], scale * lower, scale * upper)
