@@ -36,8 +36,9 @@ from mgh_problems import Problem, runs
 from scipy import optimize
 from torch import Tensor
 
-from thalweg.algorithms import ALGORITHMS
-from thalweg.minimize import minimize
+from thalweg import minimize
+from thalweg.algorithms import SECOND_ORDER
+from thalweg.arguments import LEAST_SQUARES, METHODS
 
 EVALUATIONS, CPU_SECONDS, TAU, GTOL, UNLIMITED = 2000, 25.0, 1e-5, 1e-6, 10**6
 
@@ -102,7 +103,7 @@ Solver = Callable[[Counted, Tensor], Ended]
 
 def ours(method: str) -> Solver:
     def solve(f: Counted, x0: Tensor) -> Ended:
-        squares = method in ("gauss_newton", "levenberg_marquardt")
+        squares = method in LEAST_SQUARES
         options = {"maxiter": UNLIMITED, "gtol": 1e-8 if squares else GTOL}
         found = minimize(f.residuals if squares else f.objective, x0, method=method, options=options)
         return Ended(found.x, found.success)
@@ -164,12 +165,9 @@ def torchmins(method: str) -> Solver:
     return solve
 
 
-NOT_A_FUNCTIONS = ("kfac", "ekfac")  # they look into the layers of a network
-OURS = [
-    name
-    for name, entry in ALGORITHMS.items()
-    if ".second_order." in getattr(entry.rule.source, "__module__", "") and name not in NOT_A_FUNCTIONS
-]
+# They are for minibatches, for the layers of a network, or for one coordinate after the other.
+NOT_HERE = ("stochastic_lbfgs", "hessian_free", "kfac", "ekfac")
+OURS = [name for name in SECOND_ORDER if name not in NOT_HERE and not name.endswith("coordinate_descent")]
 SCIPYS = ("BFGS", "CG", "L-BFGS-B", "Newton-CG", "dogleg", "trust-ncg", "trust-krylov", "trust-exact")
 TORCHMINS = (
     "bfgs", "l-bfgs", "cg", "newton-cg", "newton-exact", "dogleg", "trust-ncg", "trust-krylov", "trust-exact", "trf"
@@ -252,7 +250,8 @@ def main(wanted: list[str]) -> None:
     missed = []
     for (library, method), solver in SOLVERS.items():
         plain = method.lower().replace("_", "-").removeprefix("least-squares ").split(",")[0]
-        if (library == "pytorch-minimize" and not torchmin) or (wanted and plain not in wanted):
+        names = {plain, *(alias for alias, name in METHODS.items() if name == method)}
+        if (library == "pytorch-minimize" and not torchmin) or (wanted and names.isdisjoint(wanted)):
             continue
         started = time.process_time()
         outcomes = [outcome(solver, *run) for run in runs()]
