@@ -25,16 +25,16 @@ TRIED, AT_FIRST = 20, 3  # other gammas are tried every so many steps, and in th
 
 
 class Damping(NamedTuple):
-    """What is remembered of it: `first` is the strength that it began with, 0 before."""
+    """What is remembered of it: `initial` is the strength that it began with, 0 before."""
 
     strength: float
-    first: float
+    initial: float
     gamma: float
 
 
 def begun(damping: Damping, outputs: Outputs, g: Tensor, relative: float, decay: float, average: Average) -> Damping:
     """At first `relative` times the curvature along g, so that the scale of f, and of theta, changes nothing."""
-    if damping.first:
+    if damping.initial:
         return damping
     along = float(average(outputs.back(pushed(outputs, g)(g)).square().sum()) / (g @ g))
     strength = relative * along
@@ -49,7 +49,7 @@ def gammas(damping: Damping, decay: float, t: int, omega: float) -> list[float]:
     >>> gammas(Damping(0.25, 1.0, 0.5), 0.0, 7, 0.9), gammas(Damping(0.25, 1.0, 0.6), 0.0, 40, 0.9)
     ([0.5], [0.6, 0.5, 1.0])
     """
-    least, most = (math.sqrt(strength + decay) for strength in (damping.strength, damping.first))
+    least, most = (math.sqrt(strength + decay) for strength in (damping.strength, damping.initial))
     if t >= AT_FIRST and t % TRIED:
         return [damping.gamma]
     factor = omega ** (TRIED / 2)
@@ -91,11 +91,15 @@ def judged(
     still = torch.zeros_like(theta)
     if not math.isfinite(step.promised):
         return still, damping, Status.NOT_FINITE
-    if not step.promised > unseen(value, theta):
+    if abs(step.promised) <= unseen(value, theta):
         own = objective.average is alone and not objective.decay  # else what others see of it is not known
         return last_step(objective.f, theta, delta, value, g) if own else still, damping, Status.CONVERGED
     if not due:
         return delta, damping, Status.GOING_ON
     after = objective(theta + delta)
-    strength = max(eased(damping.strength, agreement(value, after, step.promised), factor), least * damping.first)
-    return delta if math.isfinite(after) else still, damping._replace(strength=strength), Status.GOING_ON
+    if not math.isfinite(after):
+        delta = still
+    if step.promised > 0:  # else it goes uphill by momentum, and knows it
+        strength = eased(damping.strength, agreement(value, after, step.promised), factor)
+        damping = damping._replace(strength=max(strength, least * damping.initial))
+    return delta, damping, Status.GOING_ON

@@ -98,7 +98,7 @@ def dense(block: Block, left: Tensor, right: Tensor) -> Tensor:
         x if x.dim() == 3 else torch.diag_embed(x.expand(block.groups, size))
         for x, size in ((left, block.rows), (right, block.columns))
     )
-    return torch.stack([torch.kron(a, b) for a, b in zip(left, right, strict=True)])
+    return torch.stack([torch.kron(a.contiguous(), b.contiguous()) for a, b in zip(left, right, strict=True)])
 
 
 def pieces(block: Block) -> Iterator[tuple[int, int]]:

@@ -12,16 +12,10 @@ import torch
 from torch import Tensor
 
 from thalweg.second_order.blocks import FULL, SCALAR, Block, Factors
-from thalweg.second_order.kronecker import (
-    AT_ONCE,
-    Evaluated,
-    Layer,
-    inputs_of,
-    outgoing,
-    sides,
-    summed,
-)
-from thalweg.second_order.layers import EMBEDDING, VECTORS, Seen, Use
+from thalweg.second_order.calls import EMBEDDING, VECTORS, Use
+from thalweg.second_order.kronecker import AT_ONCE, Evaluated, inputs_of, outgoing, sides, summed
+from thalweg.second_order.layers import Seen
+from thalweg.second_order.treatment import Layer
 
 Bases = list[tuple[Tensor | None, Tensor | None]]  # a pair a block: (groups, size, size), or the coordinates' own
 
@@ -54,8 +48,18 @@ def joined_bases(bases: Bases, like: Tensor) -> Tensor:
 
 def cut_moments(flat: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     """The second moments in one vector, taken apart: (groups, rows, columns) a block."""
-    shapes = [(block.groups, 1 if block.left == SCALAR else block.rows, block.columns) for block in blocks]
-    return [x.view(s) for x, s in zip(torch.split(flat, [torch.Size(s).numel() for s in shapes]), shapes, strict=True)]
+    shapes = [_shape(block) for block in blocks]
+    pieces = torch.split(flat, [shape.numel() for shape in shapes])
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def size_of_moments(blocks: Sequence[Block]) -> int:
+    """How many second moments there are."""
+    return sum(_shape(block).numel() for block in blocks)
+
+
+def _shape(block: Block) -> torch.Size:
+    return torch.Size((block.groups, 1 if block.left == SCALAR else block.rows, block.columns))
 
 
 def turned(basis: tuple[Tensor | None, Tensor | None], matrix: Tensor, back: bool = False) -> Tensor:
@@ -83,6 +87,22 @@ def eigenvalues(factors: Factors, bases: Bases) -> list[Tensor]:
         left, right = (x if u is None else ((x @ u) * u).sum(1).clamp(min=0) for x, u in zip(pair, basis, strict=True))
         found.append(left.unsqueeze(2) * right.unsqueeze(1))
     return found
+
+
+def carried(
+    moments: Tensor, old: tuple[Tensor | None, Tensor | None], new: tuple[Tensor | None, Tensor | None]
+) -> Tensor:
+    """The diagonal, in a new basis, of the matrix that has moments: (groups, rows, columns) for a diagonal in an old.
+
+    >>> turn = torch.tensor([[[0.6, -0.8], [0.8, 0.6]]])
+    >>> carried(torch.tensor([[[1.0], [0.0]]]), (turn, None), (torch.eye(2)[None], None))
+    tensor([[[0.3600],
+             [0.6400]]])
+    """
+    (a, b), (c, d) = old, new
+    if a is not None and c is not None:
+        moments = (c.mT @ a).square() @ moments
+    return moments if b is None or d is None else moments @ (b.mT @ d).square()
 
 
 def second_moments(found: Evaluated, bases: Bases) -> list[Tensor]:
@@ -113,7 +133,7 @@ def _squares(
     if uses[0].kind in VECTORS:
         return _in(torch.cat(summed(gradients)), left).square().sum(0).unsqueeze(2)
     if uses[0].kind == EMBEDDING:
-        return _of_rows(layer.block, seen, uses, [_in(g, right) for g in gradients])
+        return _of_rows(layer.block, uses, [_in(g, right) for g in gradients])
     rows = [_in(g, left) for g in gradients]
     columns = [_in(inputs_of(seen, layer, use), right)[0] for use in uses]
     if len({g.shape[1] for g in rows}) == 1:
@@ -144,7 +164,7 @@ def _of_examples(rows: list[Tensor], columns: list[Tensor]) -> Tensor:
     return total
 
 
-def _of_rows(block: Block, seen: Seen, uses: list[Use], gradients: list[Tensor]) -> Tensor:
+def _of_rows(block: Block, uses: list[Use], gradients: list[Tensor]) -> Tensor:
     """Of an embedding: what an example's positions with the same token, (k, n, s, 1, columns) a use, sum to."""
     total = gradients[0].new_zeros(block.rows, block.columns)
     for use, g in zip(uses, gradients, strict=True):

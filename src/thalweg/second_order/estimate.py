@@ -12,9 +12,10 @@ from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Start
 from thalweg.second_order.blocks import Block, blocks_of, cut, joined, laid_out, pieces
 from thalweg.second_order.fisher import Outputs, outputs_at
-from thalweg.second_order.kronecker import Evaluated, Others, Sharing, evaluated, expand, factors, refuse
+from thalweg.second_order.kronecker import Evaluated, Sharing, evaluated, expand, factors
 from thalweg.second_order.processes import Average, alone
 from thalweg.second_order.quadratic import Length, by_model
+from thalweg.second_order.treatment import Others, refuse
 
 nothing = Start("nothing", lambda theta, knobs: None)
 

@@ -9,7 +9,9 @@ labels of the data: that would be the empirical Fisher matrix, which is another 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -50,9 +52,9 @@ def is_categorical(f: Any) -> bool:
     >>> is_categorical(LeastSquares(lambda theta: theta))
     False
     """
-    if hasattr(f, "residuals"):  # half the sum of their squares
-        return False
     loss = getattr(f, "loss", None)
+    if loss is None and hasattr(f, "residuals"):  # half the sum of their squares
+        return False
     while isinstance(loss, functools.partial):
         loss = loss.func
     for known, answer in ((CATEGORICAL, True), (ELEMENTWISE, False)):
@@ -84,9 +86,21 @@ def outputs_at(f: Any, theta: Tensor) -> Outputs:
     >>> found.root(found.back(torch.ones(8, 1)))[0]  # the Hessian of a mean of eight squares
     tensor([0.2500])
     """
-    with twice_differentiable(theta, f):
+    with evaluable(theta, f):
         found = graph(f, theta)
     return outputs_of(f, found)
+
+
+@contextlib.contextmanager
+def evaluable(theta: Tensor, f: Any) -> Iterator[None]:
+    """For evaluations whose graph is looked at: of the module as it is written, not compiled; what fails is named."""
+    compiling = "torch._dynamo" in sys.modules  # importing it takes seconds
+    as_written = torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext()
+    try:
+        with twice_differentiable(theta, f), as_written:
+            yield
+    except RuntimeError as failed:
+        raise CurvatureError(f"the module cannot be looked into: {str(failed).splitlines()[0]}") from failed
 
 
 def outputs_of(f: Any, found: Graph) -> Outputs:

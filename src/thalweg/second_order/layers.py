@@ -11,43 +11,21 @@ import bisect
 import contextlib
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from thalweg.core.derivatives import graph, twice_differentiable
+from thalweg.core.derivatives import graph
 from thalweg.core.errors import CurvatureError
-from thalweg.second_order.fisher import Outputs, outputs_of
+from thalweg.second_order.calls import Attention, Call, Use, read
+from thalweg.second_order.fisher import Outputs, evaluable, outputs_of
 
 F = nn.functional
 
-LINEAR, CONVOLUTION, EMBEDDING, SCALE, SHIFT = "linear", "convolution", "embedding", "scale", "shift"
-VECTORS = (SCALE, SHIFT)
 UNSEEN = "an operation out of sight"
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-NORMALISATIONS = (F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm, F.rms_norm)
-
-
-class Use(NamedTuple):
-    """One call of a layer: where its weight is in theta, a matrix (rows, columns) for each of `groups`.
-
-    At a position, the gradient of the weight is the outer product of what `gradients` and `inputs` give (of an
-    embedding the other way round: what goes in are its rows). The scale and the shift of a normalisation are a column.
-    """
-
-    kind: str
-    at: int
-    rows: int
-    columns: int
-    groups: int
-    bias: int | None  # where it is in theta, if it is trained
-    edge: GradientEdge  # of the output
-    inputs: Callable[[], Tensor] | None  # (examples, positions, groups, columns); tokens (examples, positions); or none
-    gradients: Callable[[Tensor], Tensor]  # from several of the output to (k, examples, positions, groups, rows)
 
 
 class Parameter(NamedTuple):
@@ -65,7 +43,6 @@ class Seen(NamedTuple):
     parameters: list[Parameter]
     uses: list[Use]
     others: dict[int, str]  # by the parameter's number: the operation for which there are no factors
-    reached: set[int]  # the numbers of the parameters on which the outputs depend
     size: int  # how many numbers the outputs of all uses are
 
 
@@ -75,7 +52,8 @@ def seen(f: Any, theta: Tensor) -> Seen:
     Buffers and generators are as before. Raises CurvatureError for an f without a module, of a loss not known, or whose
     outputs cannot be told.
 
-    >>> from thalweg import Batch, Network
+    >>> import torch
+    >>> from thalweg.core.network import Batch, Network
     >>> network = Network(nn.Sequential(nn.Linear(3, 2), nn.Tanh()), F.mse_loss)
     >>> [use] = seen(network.on(Batch(torch.ones(5, 3), torch.zeros(5, 2))), network.theta).uses
     >>> use.kind, use.at, use.rows, use.columns, use.bias, use.inputs().shape
@@ -83,7 +61,7 @@ def seen(f: Any, theta: Tensor) -> Seen:
     """
     if not hasattr(f, "module"):
         raise CurvatureError("this algorithm looks at layers: f has to say its module, as that of a Network does")
-    with twice_differentiable(theta, f), _buffers_kept(f.module), _watched(f.module) as watch:
+    with evaluable(theta, f), _own_buffers(f.module), _watched(f.module) as watch:
         found = graph(f, theta)
     size = sum(p.tensor.numel() for p in watch.parameters)
     if size != len(theta):
@@ -100,7 +78,7 @@ def seen(f: Any, theta: Tensor) -> Seen:
         at, size = watch.parameters[k].at, watch.parameters[k].tensor.numel()
         if not any(start is not None and at <= start < at + size for start in starts):
             others[k] = UNSEEN
-    return Seen(outputs, watch.parameters, uses, others, reached, watch.size)
+    return Seen(outputs, watch.parameters, uses, others, watch.size)
 
 
 class _Watch(TorchFunctionMode):
@@ -113,7 +91,7 @@ class _Watch(TorchFunctionMode):
         self.others: list[tuple[int, str, GradientEdge]] = []
         self.outputs: list[Any] = []  # of the module
         self.size = 0
-        self.attention: tuple[int, int] | None = None  # inside it: how many examples, how many rows a projection has
+        self.attention: Attention | None = None  # inside it
         self.look_up()
 
     def look_up(self) -> None:
@@ -129,14 +107,20 @@ class _Watch(TorchFunctionMode):
         self._order = order
         self._storages = {_storage(p.tensor) for p in self.parameters}
 
-    def where(self, x: Any) -> tuple[int, int] | None:
-        """The number of the parameter that x is, or is a part of, and where in theta x starts."""
-        if not isinstance(x, Tensor) or not x.requires_grad or _storage(x) not in self._storages:
+    def number(self, x: Tensor) -> int | None:
+        """Of the parameter that x is, or is a part of."""
+        if not x.requires_grad or _storage(x) not in self._storages:
             return None
         k = self._order[bisect.bisect_right(self._addresses, x.data_ptr()) - 1]
-        parameter = self.parameters[k]
-        beyond = (x.data_ptr() - parameter.tensor.data_ptr()) // x.element_size()
-        return (k, parameter.at + beyond) if beyond < parameter.tensor.numel() else None
+        p = self.parameters[k].tensor
+        return k if 0 <= x.data_ptr() - p.data_ptr() < p.numel() * p.element_size() else None
+
+    def where(self, x: Tensor) -> int | None:
+        """Where in theta a parameter starts, or a part of it that lies there as it does in memory."""
+        k = self.number(x)
+        if k is None or not (x is self.parameters[k].tensor or x.is_contiguous()):
+            return None
+        return self.parameters[k].at + (x.data_ptr() - self.parameters[k].tensor.data_ptr()) // x.element_size()
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -144,18 +128,20 @@ class _Watch(TorchFunctionMode):
             return self._inside(func, args, kwargs)
         result = func(*args, **kwargs)
         made = [r for r in _tensors(result) if r.requires_grad and r.grad_fn is not None]
-        if made and _storage(made[0]) not in self._storages:  # else it is a view of a parameter, not yet a use
-            given = [(x, self.where(x)) for x in _tensors((args, list(kwargs.values())))]
-            if any(place is not None for _, place in given):
-                uses = _read(self, func, args, kwargs, get_gradient_edge(made[0]))
+        if made and _storage(made[0]) not in self._storages:  # else it is a view of a parameter, and not yet a use
+            given = [(x, self.number(x)) for x in _tensors((args, list(kwargs.values())))]
+            if any(k is not None for _, k in given):
+                uses = read(func, args, kwargs, Call(self.where, get_gradient_edge(made[0]), self.attention))
                 self.uses += uses
                 self.size += made[0].numel()
-                known = {use.at for use in uses} | {use.bias for use in uses}
-                how = getattr(func, "__name__", str(func))
-                for _, place in given:
-                    if place is not None and place[1] not in known:
-                        self.others += [(place[0], how, get_gradient_edge(r)) for r in made]
+                self._rest(getattr(func, "__name__", str(func)), made, given, uses)
         return result
+
+    def _rest(self, how: str, made: list[Tensor], given: list[tuple[Tensor, int | None]], uses: list[Use]) -> None:
+        known = {use.at for use in uses} | {use.bias for use in uses}
+        for i, (x, k) in enumerate(given):
+            if k is not None and (i == 0 or self.where(x) not in known):  # the first is what goes in
+                self.others += [(k, how, get_gradient_edge(r)) for r in made]
 
     def _inside(self, func: Any, args: Any, kwargs: Any) -> Any:
         """torch's attention, looked into: a copy of its function that does not hand itself over to those who watch."""
@@ -163,161 +149,12 @@ class _Watch(TorchFunctionMode):
         inner = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
         given = inspect.signature(func).bind(*args, **kwargs).arguments
         query = given["query"]
-        self.attention = query.shape[1] if query.dim() == 3 else 1, given["embed_dim_to_check"]
+        self.attention = Attention(query.shape[1] if query.dim() == 3 else 1, given["embed_dim_to_check"])
         try:
             with self:
                 return inner(*args, **kwargs)
         finally:
             self.attention = None
-
-
-# What a call says
-
-
-def _read(watch: _Watch, func: Any, args: Any, kwargs: Any, edge: GradientEdge) -> list[Use]:
-    """The uses that a call is: none of a function that is not known, or not in this way."""
-    if func is F.linear:
-        return _linear(watch, edge, *args, **kwargs)
-    if func in CONVOLUTIONS:
-        return _convolution(watch, edge, *args, **kwargs)
-    if func is F.embedding or func in NORMALISATIONS:
-        given = inspect.signature(func).bind(*args, **kwargs)
-        given.apply_defaults()
-        return _embedding(watch, edge, given) if func is F.embedding else _normalisation(watch, edge, func, given)
-    return []
-
-
-def _use(
-    watch: _Watch, kind: str, weight: Tensor, bias: Tensor | None, edge: GradientEdge, groups: int, columns: int,
-    inputs: Callable[[], Tensor] | None, gradients: Callable[[Tensor], Tensor],
-) -> list[Use]:  # fmt: skip
-    """One use, or none of what is not trained or lies otherwise than in theta; of a trained bias alone a shift."""
-    places = []
-    for x in (weight, bias):
-        place = None if x is None else watch.where(x)
-        straight = place is None or x.is_contiguous() or x is watch.parameters[place[0]].tensor  # type: ignore[union-attr]
-        places.append(place[1] if place is not None and straight else None)
-    at, shift = places
-    rows = len(weight) // groups
-    if at is not None:
-        return [Use(kind, at, rows, columns, groups, shift, edge, inputs, gradients)]
-    if shift is None:
-        return []
-    return [shift_of(Use(kind, -1, rows, columns, groups, shift, edge, inputs, gradients))]
-
-
-def shift_of(use: Use) -> Use:
-    """The bias of a use by itself."""
-    assert use.bias is not None
-    flat = use.groups * use.rows
-    return Use(SHIFT, use.bias, flat, 1, 1, None, use.edge, None, lambda g: use.gradients(g).flatten(3).unsqueeze(3))
-
-
-def _linear(watch: _Watch, edge: GradientEdge, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> list[Use]:
-    examples, each = watch.attention or (None, len(weight))
-    x = input.detach()
-    if each == len(weight) or len(weight) % each:
-        parts = [(weight, bias, slice(None))]
-    else:  # queries, keys and values together: each is a projection of its own
-        cut = [slice(first, first + each) for first in range(0, len(weight), each)]
-        parts = [(weight[part], None if bias is None else bias[part], part) for part in cut]
-    uses: list[Use] = []
-    for w, b, part in parts:
-
-        def gradients(g: Tensor, part: slice = part) -> Tensor:
-            return _folded(g[..., part], examples).unsqueeze(3)
-
-        uses += _use(
-            watch, LINEAR, w, b, edge, 1, weight.shape[1],
-            lambda: _folded(x[None], examples)[0].unsqueeze(2), gradients,
-        )  # fmt: skip
-    return uses
-
-
-def _folded(x: Tensor, examples: int | None = None) -> Tensor:
-    """(k, examples, ..., width) as (k, examples, positions, width); `examples` given, they are the last but one."""
-    k, width = len(x), x.shape[-1]
-    if examples is not None:
-        return x.reshape(k, -1, examples, width).transpose(1, 2)
-    return x.reshape(k, x.shape[1] if x.dim() > 2 else 1, -1, width)
-
-
-def _convolution(
-    watch: _Watch, edge: GradientEdge, input: Tensor, weight: Tensor, bias: Tensor | None = None,
-    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
-) -> list[Use]:  # fmt: skip
-    kernel, k = weight.shape[2:], weight.dim() - 2
-    x = input.detach()
-    x = x if x.dim() == weight.dim() else x[None]
-
-    def gradients(g: Tensor) -> Tensor:
-        return g.reshape(len(g), len(x), groups, len(weight) // groups, -1).permute(0, 1, 4, 2, 3)
-
-    return _use(
-        watch, CONVOLUTION, weight, bias, edge, groups, weight[0].numel(),
-        lambda: _patches(x, kernel, _each(stride, k), _each(padding, k), _each(dilation, k), groups),
-        gradients,
-    )  # fmt: skip
-
-
-def _each(value: Any, dims: int) -> Any:
-    """A number for each dimension."""
-    if isinstance(value, str):
-        return value
-    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
-
-
-def _patches(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
-    """What each position of a convolution's output looks at: (examples, positions, groups, channels * kernel)."""
-    spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-    if isinstance(padding, str):
-        before = [span // 2 if padding == "same" else 0 for span in spans]
-        after = [span - b if padding == "same" else 0 for span, b in zip(spans, before, strict=True)]
-    else:
-        before = after = list(padding)
-    x = F.pad(x, [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair])
-    for i, span in enumerate(spans):
-        x = x.unfold(2 + i, span + 1, stride[i])[..., :: dilation[i]]
-    dims = len(spans)
-    positions, size = x.shape[2 : 2 + dims].numel(), x.shape[2 + dims :].numel()
-    x = x.reshape(len(x), groups, -1, positions, size)
-    return x.permute(0, 3, 1, 2, 4).flatten(3)
-
-
-def _embedding(watch: _Watch, edge: GradientEdge, given: inspect.BoundArguments) -> list[Use]:
-    tokens, weight, padding = (given.arguments[name] for name in ("input", "weight", "padding_idx"))
-    if given.arguments["scale_grad_by_freq"]:
-        return []
-    if padding is not None:
-        tokens = torch.where(tokens == padding % len(weight), -1, tokens)
-    return _use(
-        watch, EMBEDDING, weight, None, edge, 1, weight.shape[1],
-        lambda: tokens.reshape(len(tokens) if tokens.dim() else 1, -1),
-        lambda g: _folded(g).unsqueeze(3),
-    )  # fmt: skip
-
-
-def _normalisation(watch: _Watch, edge: GradientEdge, func: Any, given: inspect.BoundArguments) -> list[Use]:
-    weight, bias, x = given.arguments["weight"], given.arguments.get("bias"), given.arguments["input"].detach()
-    trailing = len(given.arguments["normalized_shape"]) if "normalized_shape" in given.arguments else 0
-
-    def arranged(g: Tensor) -> Tensor:
-        if trailing:
-            return _folded(g.flatten(-trailing)).unsqueeze(3)
-        return g.reshape(len(g), *x.shape[:2], -1).transpose(2, 3).unsqueeze(3)
-
-    def normalised() -> Tensor:
-        plain = {**given.arguments, "input": x, "weight": None, "bias": None}
-        if plain.get("training") or plain.get("use_input_stats"):  # with the batch's statistics, which are not noted
-            plain |= {"running_mean": None, "running_var": None}
-        return arranged(func(**plain)[None])
-
-    uses = (
-        _use(watch, SCALE, weight.flatten(), None, edge, 1, 1, None, lambda g: normalised() * arranged(g))
-        if weight is not None
-        else []
-    )
-    return uses + ([] if bias is None else _use(watch, SHIFT, bias, None, edge, 1, 1, None, arranged))
 
 
 # The graph
@@ -361,11 +198,17 @@ def _watched(module: nn.Module) -> Iterator[_Watch]:
 
 
 @contextlib.contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Running statistics that the evaluation moves on (a closure's does) are put back."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+def _own_buffers(module: nn.Module) -> Iterator[None]:
+    """Copies of the buffers take their places: what moves running statistics on (a closure's evaluation) moves those.
+
+    The buffers themselves are not even written back to: the graph may need the copies as they are.
+    """
+    copies: dict[int, Tensor] = {}
+    before = [(part, name, b) for part in module.modules() for name, b in part._buffers.items() if b is not None]
+    for part, name, buffer in before:
+        part._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
     try:
         yield
     finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+        for part, name, buffer in before:
+            part._buffers[name] = buffer
