@@ -167,7 +167,7 @@ OURS = {
     "shampoo": settings("lr batch", (1e-2, 64), (2e-2, 64), (2e-2, 128), (4e-2, 128)),
     "kfac": KRONECKER,
     "ekfac": KRONECKER,
-    "natural_gradient": settings("batch", (128,), (256,), (512,), (1024,)),
+    "natural_gradient": settings("damping batch", (0.1, 128), (0.01, 256), (0.1, 256), (0.1, 512)),
     "hessian_free": settings("damping", (0.03,), (0.1,), (0.3,), (1.0,), share=0.25),
     "lbfgs": HISTORY,
     "stochastic_lbfgs": settings("lr batch", (1.0, 256), (0.3, 256), (1.0, 512), (0.3, 512)),
