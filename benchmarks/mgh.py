@@ -165,8 +165,8 @@ def torchmins(method: str) -> Solver:
     return solve
 
 
-# They are for minibatches, for the layers of a network, or for one coordinate after the other.
-NOT_HERE = ("stochastic_lbfgs", "hessian_free", "kfac", "ekfac")
+# They are for minibatches, for likelihoods, for the layers of a network, or for one coordinate after the other.
+NOT_HERE = ("stochastic_lbfgs", "hessian_free", "natural_gradient", "kfac", "ekfac")
 OURS = [name for name in SECOND_ORDER if name not in NOT_HERE and not name.endswith("coordinate_descent")]
 SCIPYS = ("BFGS", "CG", "L-BFGS-B", "Newton-CG", "dogleg", "trust-ncg", "trust-krylov", "trust-exact")
 TORCHMINS = (

@@ -68,6 +68,7 @@ def test_the_catalogue_has_the_chapters_algorithms_in_its_order_each_followed_by
         "gauss_newton",
         "levenberg_marquardt",
         "hessian_free",
+        "natural_gradient",
         "kfac",
         "ekfac",
         "coordinate_descent",

@@ -77,6 +77,7 @@ NAMES = [
     "muon",
     "muon_adamw",
     "nadam",
+    "natural_gradient",
     "nesterov",
     "newton",
     "newton_cg",

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from thalweg.second_order.lbfgs import lbfgs
     from thalweg.second_order.lbfgsb import lbfgsb
     from thalweg.second_order.levenberg_marquardt import levenberg_marquardt
+    from thalweg.second_order.natural_gradient import natural_gradient
     from thalweg.second_order.newton import newton
     from thalweg.second_order.newton_cg import newton_cg
     from thalweg.second_order.saddle_free_newton import saddle_free_newton
@@ -179,6 +180,7 @@ __all__ = [
     "muon",
     "muon_adamw",
     "nadam",
+    "natural_gradient",
     "nesterov",
     "newton",
     "newton_cg",
@@ -290,6 +292,7 @@ _PLACES = {
     "muon": "modern.muon",
     "muon_adamw": "modern.muon_adamw",
     "nadam": "adaptive.nadam",
+    "natural_gradient": "second_order.natural_gradient",
     "nesterov": "basic.nesterov",
     "newton": "second_order.newton",
     "newton_cg": "second_order.newton_cg",

@@ -59,6 +59,7 @@ from thalweg.second_order import (
     lbfgs,
     lbfgsb,
     levenberg_marquardt,
+    natural_gradient,
     newton,
     newton_cg,
     saddle_free_newton,
@@ -105,7 +106,7 @@ _SECOND_ORDER = (
         for name in ("fletcher_reeves", "polak_ribiere", "hestenes_stiefel", "dai_yuan", "hager_zhang_cg")
     ),
     *((module, "") for module in (bfgs, lbfgs, lbfgsb, stochastic_lbfgs)),
-    *((module, "") for module in (gauss_newton, levenberg_marquardt, hessian_free, kfac, ekfac)),
+    *((module, "") for module in (gauss_newton, levenberg_marquardt, hessian_free, natural_gradient, kfac, ekfac)),
     *(
         (coordinate_descent, name)
         for name in ("coordinate_descent", "greedy_coordinate_descent", "random_coordinate_descent")

@@ -242,6 +242,7 @@ SPACES |= {
     "gauss_newton": (_FIRST,),
     "levenberg_marquardt": _RADIUS,
     "hessian_free": (_FIRST, Dimension("damping", 1e-2, 1e2)),
+    "natural_gradient": _KFAC,
     "kfac": _KFAC,
     "ekfac": _KFAC,
     "coordinate_descent": (_FIRST,),

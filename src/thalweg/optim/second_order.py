@@ -16,6 +16,7 @@ from thalweg.second_order.hessian_free import hessian_free
 from thalweg.second_order.kfac import kfac
 from thalweg.second_order.lbfgs import lbfgs, lbfgs_with
 from thalweg.second_order.line_search import armijo, fixed, hager_zhang, wolfe
+from thalweg.second_order.natural_gradient import natural_gradient
 from thalweg.second_order.newton import newton
 from thalweg.second_order.newton_cg import newton_cg
 from thalweg.second_order.saddle_free_newton import saddle_free_newton
@@ -124,6 +125,11 @@ class SaddleFreeNewton(_Closed, rule=saddle_free_newton):
 
 class HessianFree(_Closed, rule=hessian_free):
     """Hessian-free optimisation (Martens 2010); the closure returns (loss, outputs) without calling backward."""
+
+
+class NaturalGradient(_Closed, rule=natural_gradient):
+    """The natural gradient (Amari 1998): `loss` is the likelihood, such as CrossEntropyLoss(); the closure as for
+    `HessianFree`."""
 
 
 class _OfModule(_Closed):
