@@ -11,13 +11,13 @@ import thalweg
 SRC = Path(thalweg.__file__).parent
 FLOORS = [
     {"core"},
-    {"learning", "strategies"},
+    {"learning", "strategies", "initialise"},
     {"basic"},
     {"adaptive"},  # above the strategies: AdamW is Adam with one around it; RMSProp is SGD in a combinator
     {"modern", "second_order"},
     {"descend", "algorithms", "execution"},
-    {"training", "optim", "arguments"},
-    {"comparison", "minimize"},
+    {"training", "optim", "arguments", "challenges"},
+    {"comparison", "minimize", "diagnose"},
     {"report"},
     {"contest"},
     {"cli"},

@@ -225,3 +225,15 @@ def test_evaluating_leaves_each_part_in_the_mode_that_it_was_in():
     module[2].eval()
     Network(module, nn.functional.mse_loss).outputs(torch.ones(3, 2))
     assert [part.training for part in module] == [True, True, False] and module.training
+
+
+def test_a_module_that_is_only_looked_at_keeps_its_parameters_where_they_are():
+    module = nn.Linear(3, 1)
+    places = [p.data_ptr() for p in module.parameters()]
+    network = Network(module, nn.functional.mse_loss, own=False)
+    network.theta.zero_()
+    assert [p.data_ptr() for p in module.parameters()] == places
+    assert all(p.any() for p in module.parameters())
+    batch = Batch(torch.ones(5, 3), torch.zeros(5, 1))
+    assert float(network.f(network.theta, batch)) == 0
+    assert float(network.gradient(batch)[0]) > 0

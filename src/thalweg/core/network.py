@@ -32,7 +32,8 @@ class Network:
 
     Whatever writes to `theta` trains the module, and the other way round. Tied weights stand in it once; frozen
     ones (`requires_grad=False`) not at all. Moving the module to another device or dtype afterwards breaks
-    the views: move it first.
+    the views: move it first. With `own=False` the module is only looked at: its parameters stay where they are, and
+    theta is a copy of them as they were then.
 
     Raises NetworkError for a module without trainable parameters, or with parameters of several dtypes or devices.
 
@@ -44,7 +45,7 @@ class Network:
     torch.Size([4])
     """
 
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
+    def __init__(self, module: nn.Module, loss: Loss, *, own: bool = True) -> None:
         self.module = module
         self.loss = loss
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
@@ -64,7 +65,7 @@ class Network:
         self.shapes = [p.shape for p in self.parameters]
         self.sizes = [p.numel() for p in self.parameters]
         self.theta = torch.cat([p.detach().reshape(-1) for p in self.parameters])  # (n,)
-        for parameter, view in zip(self.parameters, self.views(self.theta).values(), strict=True):
+        for parameter, view in zip(self.parameters, self.views(self.theta).values(), strict=True) if own else ():
             parameter.data = view
         self._g = torch.empty_like(self.theta)
         self._pieces = list(self.views(self._g).values())

@@ -1,0 +1,1 @@
+"""Diagnosis: measurements into findings into advice."""

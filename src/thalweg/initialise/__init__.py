@@ -1,0 +1,1 @@
+"""How parameters begin (section 8.4)."""
