@@ -15,8 +15,6 @@ from thalweg.core.status import Status
 from thalweg.execution.closure_optim import ClosureOptimizer
 
 every_rule = pytest.mark.parametrize("name", SECOND_ORDER)
-# The dogleg is for Hessians that are positive definite, as a network's is not: it says so and stops.
-that_trains = pytest.mark.parametrize("name", [name for name in SECOND_ORDER if name != "dogleg"])
 
 
 def drawn(*shape, seed=0, dtype=torch.float64):
@@ -50,7 +48,7 @@ def trained(name, steps, dtype=torch.float64, net=None, memory=None, seen=None):
     return net, memory
 
 
-@that_trains
+@every_rule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_it_fits_a_small_network(name, dtype):
     net = network(dtype)
@@ -84,7 +82,7 @@ def test_a_step_changes_nothing_in_place_and_keeps_the_dtype(name):
     assert all(v.dtype in (torch.float32, torch.int64) for v in after.values() if isinstance(v, torch.Tensor))
 
 
-@that_trains
+@every_rule
 def test_it_goes_on_sensibly_where_every_step_has_a_batch_of_its_own(name):
     net = network()
     before = sum(float(net.f(net.theta, batch(seed=s, examples=64))) for s in range(100, 104))
@@ -104,7 +102,7 @@ def test_what_is_not_finite_is_named_and_nothing_moves(name):
     assert torch.equal(net.theta, before) and memory["status"] == Status.NOT_FINITE
 
 
-@that_trains
+@every_rule
 def test_it_is_one_more_rule_for_descend_and_for_torch(name):
     net = network()
     steps = list(descend(net, ALGORITHMS[name].rule, [batch()] * 5))

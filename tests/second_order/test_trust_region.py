@@ -200,8 +200,17 @@ def test_the_dogleg_bends_at_the_cauchy_step_and_ends_at_newtons():
     assert abs(float(side[0] * way[1] - side[1] * way[0])) < 1e-12
 
 
-def test_the_dogleg_says_where_the_hessian_is_not_positive():
-    assert dogleg(torch.diag(torch.tensor([1.0, -1.0])), torch.ones(2), 1.0).status == Status.NOT_POSITIVE
+@pytest.mark.parametrize("least", [-1.0, 0.0, -1e-14])
+def test_the_dogleg_goes_to_the_boundary_where_the_hessian_is_not_positive(least):
+    H, g = torch.diag(torch.tensor([1.0, least])).double(), torch.ones(2).double()
+    step = dogleg(H, g, 1.0)
+    assert step.on_boundary and float(step.p.norm()) == pytest.approx(1.0)
+    assert step.predicted == pytest.approx(-float(g @ step.p + step.p @ H @ step.p / 2))
+    assert step.predicted > float(g.norm()) / 2
+
+
+def test_the_dogleg_of_a_model_without_curvature_is_the_steepest_descent():
+    torch.testing.assert_close(dogleg(torch.zeros(2, 2), torch.tensor([3.0, 4.0]), 2.0).p, torch.tensor([-1.2, -1.6]))
 
 
 # The radius

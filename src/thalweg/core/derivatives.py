@@ -162,15 +162,22 @@ def jacobian(f: Any, theta: Tensor) -> Tensor:
         return whole
     with torch.enable_grad():
         leaf = theta.detach().clone().requires_grad_()
-        r = f.residuals(leaf)
-        if not r.requires_grad:
-            return torch.zeros(len(r), len(theta), dtype=theta.dtype, device=theta.device)
-        eye = torch.eye(len(r), dtype=r.dtype, device=r.device)
-        try:
-            (rows,) = torch.autograd.grad(r, leaf, eye, retain_graph=True, is_grads_batched=True)
-        except RuntimeError:  # an operation that cannot be vectorised: row by row
-            rows = torch.stack([torch.autograd.grad(r, leaf, e, retain_graph=True)[0] for e in eye])
-    return rows
+        return rows(f.residuals(leaf), [leaf], theta)
+
+
+def rows(r: Tensor, leaves: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The Jacobian of `r: (m,)` in the leaves, end to end: (m, n)."""
+    if not r.requires_grad:
+        return like.new_zeros(len(r), sum(leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in leaves))
+    eye = torch.eye(len(r), dtype=r.dtype, device=r.device)
+    try:
+        found = torch.autograd.grad(
+            r, leaves, eye, retain_graph=True, is_grads_batched=True, allow_unused=True, materialize_grads=True
+        )
+        return torch.stack([flat([piece[i] for piece in found], like) for i in range(len(r))])
+    except RuntimeError:  # an operation that cannot be vectorised: row by row
+        each = [torch.autograd.grad(r, leaves, e, retain_graph=True, materialize_grads=True) for e in eye]
+        return torch.stack([flat(pieces, like) for pieces in each])
 
 
 # The rungs of the ladder

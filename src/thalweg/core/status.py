@@ -23,7 +23,6 @@ class Status(IntEnum):
     RADIUS_COLLAPSED = 5
     SADDLE = 6
     EVALUATIONS = 7
-    NOT_POSITIVE = 8
     STOPPED = 99
 
     @property
@@ -42,7 +41,6 @@ _MESSAGES = {
     Status.RADIUS_COLLAPSED: "the trust region shrank to nothing: its model does not agree with the objective",
     Status.SADDLE: "converged to a saddle: the gradient is zero, and there is a direction of negative curvature",
     Status.EVALUATIONS: "the evaluations given were used up before it converged",
-    Status.NOT_POSITIVE: "the Hessian is not positive definite, which this method needs",
     Status.STOPPED: "the callback raised StopIteration",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.core.derivatives import Graph, Product, flat, gauss_newton_at, hessian_at
+from thalweg.core.derivatives import Graph, Product, flat, gauss_newton_at, hessian_at, rows
 from thalweg.core.errors import AlgorithmError
 
 
@@ -115,11 +115,43 @@ class Objective:
                 p.grad = grad
 
 
+class Squares(Objective):
+    """Half the sum of the squares of the residuals that a closure returns, a tensor of any shape."""
+
+    def __init__(self, closure: Callable[[], Tensor], params: Sequence[Tensor], *settings: Any) -> None:
+        super().__init__(closure, params, *settings)
+        self.closure = self._squared
+        self._residuals = closure
+
+    def _squared(self) -> tuple[Tensor, Tensor]:
+        r = self._found()
+        return r @ r / 2, r
+
+    def _found(self) -> Tensor:
+        r = self._residuals()
+        if not isinstance(r, Tensor) or r.dim() == 0 or r.is_complex():
+            raise AlgorithmError("a sum of squares is minimised: let the closure return its residuals, a real tensor")
+        return r.reshape(-1)
+
+    def residuals(self, theta: Tensor) -> Tensor:
+        """The residuals (m,) at theta."""
+        with self._at(theta):
+            return self._found().detach().to(self.like)
+
+    def jacobian(self, theta: Tensor) -> Tensor:
+        """Their Jacobian (m, n) at theta."""
+        with self._at(theta), torch.enable_grad():
+            return rows(self._found(), self.params, self.like)
+
+
 class Rescaled:
     """An objective in other units: f is `sign` times the objective at `scale * theta`, `scale: (n,)`."""
 
     def __init__(self, f: Objective, scale: Tensor | float, sign: float) -> None:
         self.f, self.scale, self.sign, self.rungs = f, scale, sign, f.rungs
+        if isinstance(f, Squares):
+            self.residuals = lambda theta: f.residuals(scale * theta)
+            self.jacobian = lambda theta: f.jacobian(scale * theta) * scale
 
     def __call__(self, theta: Tensor) -> Tensor:
         """The value at theta."""

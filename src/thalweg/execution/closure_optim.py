@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class ClosureOptimizer(torch.optim.Optimizer):
     (tensor([1., 1.], dtype=torch.float64), 'CONVERGED')
     """
 
+    _objective: ClassVar[type[Objective]] = Objective  # what a closure is made into
+
     def __init__(
         self,
         params: Any,
@@ -72,7 +74,7 @@ class ClosureOptimizer(torch.optim.Optimizer):
         if closure is None:
             raise AlgorithmError(f"{type(self).__name__} evaluates the objective itself: call step(closure)")
         settings = self._settings()
-        objective = Objective(closure, self._params(), self._module, self._loss, self._rungs)
+        objective = self._objective(closure, self._params(), self._module, self._loss, self._rungs)
         scale, sign = self._scale(objective), -1.0 if settings["maximize"] else 1.0
         plain = scale is None and sign == 1.0
         f = Evaluations(

@@ -8,13 +8,16 @@ from torch import nn
 
 from thalweg.core.errors import AlgorithmError
 from thalweg.core.rule import Rule
+from thalweg.execution.closure import Objective, Squares
 from thalweg.execution.closure_optim import ClosureOptimizer
 from thalweg.second_order.bfgs import bfgs
 from thalweg.second_order.conjugate_gradients import hager_zhang_cg
 from thalweg.second_order.ekfac import ekfac
+from thalweg.second_order.gauss_newton import gauss_newton
 from thalweg.second_order.hessian_free import hessian_free
 from thalweg.second_order.kfac import kfac
 from thalweg.second_order.lbfgs import lbfgs, lbfgs_with
+from thalweg.second_order.levenberg_marquardt import levenberg_marquardt
 from thalweg.second_order.line_search import armijo, fixed, hager_zhang, wolfe
 from thalweg.second_order.natural_gradient import natural_gradient
 from thalweg.second_order.newton import newton
@@ -130,6 +133,25 @@ class HessianFree(_Closed, rule=hessian_free):
 class NaturalGradient(_Closed, rule=natural_gradient):
     """The natural gradient (Amari 1998): `loss` is the likelihood, such as CrossEntropyLoss(); the closure as for
     `HessianFree`."""
+
+
+class _OfResiduals(_Closed):
+    """A class that minimises half a sum of squares: the closure returns the residuals, without calling backward."""
+
+    _objective: ClassVar[type[Objective]] = Squares
+
+    def __init__(self, params: Any, *, maximize: bool = False, **settings: Any) -> None:
+        if maximize:
+            raise AlgorithmError(f"{type(self).__name__} minimises a sum of squares, which has no maximum")
+        super().__init__(params, **settings)
+
+
+class GaussNewton(_OfResiduals, rule=gauss_newton):
+    """Gauss-Newton (Nocedal and Wright 2006, section 10.3); the closure returns the residuals, a tensor."""
+
+
+class LevenbergMarquardt(_OfResiduals, rule=levenberg_marquardt):
+    """Levenberg and Marquardt in a trust region (Moré 1978); the closure returns the residuals, a tensor."""
 
 
 class _OfModule(_Closed):

@@ -64,9 +64,9 @@ def trust_exact(g, theta, f, region=unset, before=unset, status=going, *, radius
 
 @rule(per="vector", batched=False)
 def dogleg(g, theta, f, region=unset, before=unset, status=going, *, radius=1.0):
-    """Newton's method in a trust region, by the dogleg (Powell 1970): for Hessians that are positive definite.
+    """Newton's method in a trust region, by the dogleg (Powell 1970): nearly exact, and no eigenvectors.
 
-    The status is NOT_POSITIVE where one is not. Else it is trust_exact.
+    Where the Hessian is not positive definite, a multiple of the identity is added to it. Else it is trust_exact.
 
     >>> f, theta = (lambda x: (x[0] - 1) ** 2 + 100 * x[1] ** 2), torch.tensor([3.0, 0.0])
     >>> dogleg(torch.tensor([4.0, 0.0]), theta, f, 0.0, 0.0, -1)[0]

@@ -22,6 +22,7 @@ from thalweg.second_order.linear import conjugate_gradients, length
 from thalweg.second_order.secular import secular
 
 MOST = 100  # vectors that `lanczos` keeps
+ROUNDING = 1e-10  # of the largest entry: a least eigenvalue as small says nothing of its sign
 EDGE = 1 - 1e-6  # of the radius: as far is at the boundary, where the Cauchy step may end but for rounding
 
 Matrix = Callable[[Tensor], Tensor] | Tensor
@@ -33,7 +34,7 @@ class Step(NamedTuple):
     p: Tensor  # (n,)
     predicted: float  # by how much the model falls, not negative
     on_boundary: bool
-    status: Status = Status.GOING_ON  # else why there is none: NOT_FINITE, NOT_POSITIVE
+    status: Status = Status.GOING_ON  # else why there is none: NOT_FINITE
 
 
 Solve = Callable[[Matrix, Tensor, float, float], Step]
@@ -119,7 +120,8 @@ def exact(H: Matrix, g: Tensor, radius: float, rtol: float = 0.1) -> Step:
 def dogleg(H: Matrix, g: Tensor, radius: float, rtol: float = 0.1) -> Step:
     """The way from zero to the Cauchy step and on to Newton's, where it leaves the region (Powell 1970).
 
-    H is whole; where it is not positive definite the status is NOT_POSITIVE. Nothing in it is approximate.
+    H is whole. Where it is not positive definite, both steps are those of H plus a multiple of the identity that makes
+    it so (Nocedal and Wright 2006, section 4.1). Nothing in it is approximate.
 
     >>> dogleg(torch.diag(torch.tensor([1.0, 4.0])), torch.tensor([1.0, 4.0]), 10.0).p
     tensor([-1., -1.])
@@ -131,10 +133,12 @@ def dogleg(H: Matrix, g: Tensor, radius: float, rtol: float = 0.1) -> Step:
     A, b = H.double() * (radius / size), -g.double() / size
     if not A.isfinite().all():
         return _nothing(g, Status.NOT_FINITE)
-    newton = _newton(A, b)
-    if newton is None:
-        return _nothing(g, Status.NOT_POSITIVE)
-    cauchy = b / float(b @ A @ b)
+    newton, B = _newton(A, b), A
+    while newton is None:
+        shift = max(-1.5 * float(torch.linalg.eigvalsh(B)[0]), ROUNDING * float(A.abs().max())) or 1.0
+        B = B + shift * torch.eye(len(b)).to(B)
+        newton = _newton(B, b)
+    cauchy = b / float(b @ B @ b)
     on_boundary = float(newton.norm()) > 1
     if float(cauchy.norm()) >= 1:
         s = b
