@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REFRESH = 0.1  # seconds between two redrawings of a bar
 BAR = 6  # characters: with all figures, a line of 80
 SEPARATOR = " · "
+METRIC = 12  # characters: a longer name would cut the columns of a narrow terminal
 QUIET = 10.0  # seconds between two lines where there is no terminal
 WORDS = ("sanity", "plan")  # stages of a comparison that are told in words, not as a bar
 STAGES = {"train": "training", "retrain": "retraining", "continue": "continuing"}
@@ -161,7 +162,9 @@ def fit_summary(result: Mapping[str, Any]) -> Table:
 
 def standings(study: Study) -> Table:
     """The ranking of a comparison, best first."""
-    table = _plain("", "algorithm", study.metric.name, "95 % interval", "lr", "to target", "")
+    name = study.metric.name
+    metric = name if len(name) <= METRIC else "validation"  # the sentence below says which metric it is
+    table = _plain("", "algorithm", metric, "95 % interval", "lr", "to target", "")
     for column in table.columns:
         column.no_wrap = True
     verdict = study.verdict
