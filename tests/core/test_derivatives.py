@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from thalweg import Batch, Network, descend
-from thalweg.core.derivatives import Product, gradient, hessian_vector
+from thalweg.core.derivatives import Product, gradient, hessian_at, hessian_vector
 from thalweg.core.noise import signs as noise
 from thalweg.core.rule import rule
 
