@@ -5,7 +5,9 @@ import thalweg as tw
 NAMES = [
     "Batch",
     "Composed",
+    "Finding",
     "LeastSquares",
+    "Measured",
     "Metric",
     "Network",
     "Problem",
@@ -61,6 +63,7 @@ NAMES = [
     "hager_zhang_cg",
     "hessian_free",
     "hestenes_stiefel",
+    "initialise",
     "kfac",
     "lamb",
     "lars",

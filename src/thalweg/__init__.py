@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from thalweg.basic.momentum import momentum
     from thalweg.basic.nesterov import nesterov
     from thalweg.basic.sgd import sgd
+    from thalweg.challenges.finding import Finding
     from thalweg.contest import compare
+    from thalweg.core.measured import Measured
     from thalweg.core.network import Batch, Network
     from thalweg.core.objective import Composed, LeastSquares
     from thalweg.core.rule import Rule, combinator, rule
     from thalweg.descend import descend
+    from thalweg.initialise.model import initialise
     from thalweg.learning.risk import Metric, accuracy, metric
     from thalweg.minimize import minimize
     from thalweg.modern.adabelief import adabelief
@@ -108,7 +111,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Composed",
+    "Finding",
     "LeastSquares",
+    "Measured",
     "Metric",
     "Network",
     "Problem",
@@ -164,6 +169,7 @@ __all__ = [
     "hager_zhang_cg",
     "hessian_free",
     "hestenes_stiefel",
+    "initialise",
     "kfac",
     "lamb",
     "lars",
@@ -220,7 +226,9 @@ __all__ = [
 _PLACES = {
     "Batch": "core.network",
     "Composed": "core.objective",
+    "Finding": "challenges.finding",
     "LeastSquares": "core.objective",
+    "Measured": "core.measured",
     "Metric": "learning.risk",
     "Network": "core.network",
     "Problem": "training.problem",
@@ -276,6 +284,7 @@ _PLACES = {
     "hager_zhang_cg": "second_order.conjugate_gradients",
     "hessian_free": "second_order.hessian_free",
     "hestenes_stiefel": "second_order.conjugate_gradients",
+    "initialise": "initialise.model",
     "kfac": "second_order.kfac",
     "lamb": "modern.lamb",
     "lars": "modern.lars",

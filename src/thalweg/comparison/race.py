@@ -153,11 +153,11 @@ class Race:
             ended = self._run(f"{stage}, {steps} steps", alive, {name: ends[i] for name, ends in rungs.items()})
             if i + 1 == len(fractions):
                 break
-            by_algorithm: dict[str, list[Trial]] = defaultdict(list)
-            for trial in ended:
-                by_algorithm[trial.algorithm].append(trial)
+            alike: dict[tuple[str, str | None, str | None], list[Trial]] = defaultdict(list)
+            for trial in ended:  # one that was pretrained or began with easy examples is elsewhere in its run by then
+                alike[trial.algorithm, trial.recipe.pretrain, trial.recipe.curriculum].append(trial)
             alive = []
-            for name, trials in by_algorithm.items():
+            for (name, *_), trials in alike.items():
                 rung = rungs[name][i]
                 ranked = sorted(trials, key=lambda t: (t.cost(self.metric, rung), t.key))
                 kept = survivors(len(ranked))

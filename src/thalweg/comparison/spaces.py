@@ -18,6 +18,8 @@ from scipy.stats import qmc
 
 from thalweg.algorithms import SECOND_ORDER, algorithm
 from thalweg.core.errors import AlgorithmError
+from thalweg.learning.curriculum import PACINGS
+from thalweg.training.pretraining import PRETRAINING
 from thalweg.training.recipe import Recipe
 
 SECOND, THIRD, FOURTH = 10, 25, 50  # trials an algorithm needs before more knobs are worth searching
@@ -55,7 +57,8 @@ class Dimension:
     def of(self, value: Any) -> float:
         """Where a value lies: the inverse of `at`."""
         if self.scale == "choice":
-            return (self.choices.index(value) + 0.5) / len(self.choices)
+            place = self.choices.index(value) if value in self.choices else 0  # a default that is none of them
+            return (place + 0.5) / len(self.choices)
         if self.scale == "linear":
             return float((value - self.low) / (self.high - self.low))
         value = 1 - value if self.scale == "one_minus" else value
@@ -249,6 +252,10 @@ SPACES |= {
     "greedy_coordinate_descent": (_FIRST,),
     "random_coordinate_descent": (_FIRST,),
 }
+
+# Not searched unless one asks for it: `spaces={"adam": [*SPACES["adam"], PRETRAIN]}`.
+PRETRAIN = Dimension("pretrain", scale="choice", choices=(None, *PRETRAINING))
+CURRICULUM = Dimension("curriculum", scale="choice", choices=(None, *PACINGS))
 
 # Where "the defaults" of a library leave lr to the user, the value that its documentation shows.
 DEFAULTS: dict[str, dict[str, float]] = {"sgd": {"lr": 0.1}, "momentum": {"lr": 0.01}, "nesterov": {"lr": 0.01}}

@@ -9,6 +9,7 @@ ThalwegError
 ├── NetworkError       a model that cannot be one vector, or whose output does not fit its loss
 ├── ProblemError       a problem that cannot be loaded: file, table, target, split
 ├── BudgetError        a budget too small to try anything
+├── DiagnosisError     something that cannot be measured, and why
 ├── DivergenceError    a loss that is no longer a finite number
 └── StorageError       a folder, checkpoint or study that cannot be read, written or continued
 """
@@ -48,6 +49,10 @@ class ProblemError(ThalwegError):
 
 class BudgetError(ThalwegError):
     """A budget too small to try anything."""
+
+
+class DiagnosisError(ThalwegError):
+    """Something that cannot be measured; the message says why, and what would be needed."""
 
 
 class DivergenceError(ThalwegError):

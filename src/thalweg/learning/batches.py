@@ -116,7 +116,8 @@ class Batches:
     `size` is a batch's number of examples: 1 is Algorithm 8.1 in its purest form, `len(data)` or more the full
     batch (which is never shuffled: a sum does not care). The last batch of an epoch is short where the size does
     not divide; its loss is the mean over its own examples, an unbiased estimate like the others, and averages
-    over an epoch weigh it by its length. `drop_last` leaves it out.
+    over an epoch weigh it by its length. `drop_last` leaves it out. Without `shuffle` every epoch is in the order of
+    the data: where that is sorted, batches are no fair samples (section 8.1.3).
 
     >>> batches = Batches(examples((np.arange(5.0), np.arange(5.0))), size=2, seed=1)
     >>> len(batches), [len(batches[t]) for t in range(4)]
@@ -129,6 +130,7 @@ class Batches:
     size: int
     seed: int = 0
     drop_last: bool = False
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -146,12 +148,13 @@ class Batches:
         epoch, position = divmod(t, len(self))
         if self.size >= len(self.data):
             return _whole(self.data)  # type: ignore[arg-type]  # every class of examples hashes by identity
+        part = slice(position * self.size, (position + 1) * self.size)
+        if not self.shuffle:
+            return self.data.take(torch.arange(len(self.data))[part])
         if isinstance(self.data, Arrays) and self.data.inputs.nbytes <= GATHERED:
             inputs, targets = _shuffled(self.data, self.seed, epoch)
-            part = slice(position * self.size, (position + 1) * self.size)
             return Batch(inputs[part], targets[part])
-        order = permutation(len(self.data), self.seed, epoch)
-        return self.data.take(order[position * self.size : (position + 1) * self.size])
+        return self.data.take(permutation(len(self.data), self.seed, epoch)[part])
 
     def starting(self, t: int) -> Iterator[Batch]:
         """The batches from step t on, for ever."""

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from thalweg.comparison.study import Trial
+from thalweg.core.measured import Measured
 from thalweg.report.scales import label
 from thalweg.training.recipe import Recipe
 
@@ -43,6 +44,27 @@ def share(part: int, whole: int) -> str:
     return f"{part} of {whole}" if whole else NOTHING
 
 
+def percent(part: float) -> str:
+    """A share as percent.
+
+    >>> percent(0.0312), percent(1.0)
+    ('3.1 %', '100 %')
+    """
+    return f"{number(100 * part, 2)} %"
+
+
+def spoken(figure: Measured | None) -> str:
+    """A measured figure with its interval, or a dash; only the value where the interval is a point to three digits.
+
+    >>> spoken(Measured(0.5, 0.25, math.inf, 8)), spoken(Measured(2.0, 1.9999, 2.0001)), spoken(None)
+    ('0.5 (0.25 to ∞)', '2', '–')
+    """
+    if figure is None:
+        return NOTHING
+    value, low, high = (number(each, 3) for each in figure[:3])
+    return value if low == high else f"{value} ({low} to {high})"
+
+
 def rate(recipe: Recipe) -> float:
     """The learning rate of a recipe, or what its algorithm has in its place; the default where it does not say."""
     return recipe.leading[1]
@@ -53,6 +75,8 @@ def knobs(recipe: Recipe) -> str:
 
     >>> knobs(Recipe("adam", steps=10, knobs={"lr": 0.1, "beta1": 0.8}, warmup=0.05))
     'beta1 0.8, warmup 0.05'
+    >>> knobs(Recipe("adam", steps=10, pretrain="denoising", pretrain_share=0.4))
+    'pretrain denoising, pretrain_share 0.4'
     """
     leading, _ = recipe.leading
     said: dict[str, Any] = {name: value for name, value in recipe.knobs.items() if name != leading}
@@ -67,4 +91,7 @@ def outcome(trial: Trial) -> str:
     return f"{trial.outcome}, a control" if trial.control else trial.outcome
 
 
-_STRATEGIES = ("warmup", "clip_norm", "ema_decay", "init_gain")
+_STRATEGIES = (
+    "warmup", "clip_norm", "ema_decay", "init", "init_gain",
+    "pretrain", "pretrain_share", "curriculum", "curriculum_start", "curriculum_mix",
+)  # fmt: skip

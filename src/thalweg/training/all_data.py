@@ -17,6 +17,7 @@ def held(recipe: Recipe, steps: int) -> Recipe:
     >>> held(Recipe("sgd", steps=100, knobs={"lr": 0.5}), 100).knobs
     {'lr': 0.05}
     """
+    recipe = recipe.with_(pretrain=None, curriculum=None)  # what comes before, it has had
     name, top = recipe.leading
     if name != "lr":
         return recipe.with_(steps=steps)

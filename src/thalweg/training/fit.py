@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from thalweg.core.errors import AlgorithmError, DivergenceError, StorageError
+from thalweg.core.errors import AlgorithmError, DivergenceError, ProblemError, StorageError
 from thalweg.core.network import Network
 from thalweg.learning.risk import risk
 from thalweg.learning.stopping import joined, out_of_patience
@@ -88,6 +88,7 @@ def fit(
     """
     settings = _checked(seed, patience, min_delta, use_all_data)
     problem.check()
+    _refuse_scores_of_a_part(problem, recipe, settings)
     folder = None if out is None else Path(out)
     Run(problem, recipe, seed)  # raises for what cannot run, before anything is written
     named = {"problem": problem.name, "fingerprint": problem.fingerprint(), **asdict(recipe), **asdict(settings)}
@@ -104,6 +105,14 @@ def _checked(seed: int, patience: int | None, min_delta: float, use_all_data: Al
     if use_all_data not in (None, "retrain", "continue"):
         raise AlgorithmError(f"use_all_data = {use_all_data!r} was given: it is 'retrain', 'continue' or None")
     return _Settings(seed, patience, min_delta, use_all_data)
+
+
+def _refuse_scores_of_a_part(problem: Problem, recipe: Recipe, settings: _Settings) -> None:
+    if settings.use_all_data == "retrain" and recipe.curriculum is not None and not callable(problem.difficulty):
+        raise ProblemError(
+            "use_all_data='retrain' was given, and a difficulty of the training part alone: give a function of "
+            "(inputs, targets), or use_all_data='continue'"
+        )
 
 
 @dataclass
@@ -171,7 +180,7 @@ class _Work:
         run.restore_best()
         _refuse_infinite(run)
         assert run.best is not None
-        notes = []
+        notes = run.notes()
         if run.t < self.recipe.steps:
             waited = self.settings.patience
             notes.append(
@@ -182,7 +191,7 @@ class _Work:
 
     def _patience_lost(self, run: Run) -> bool:
         patience, min_delta = self.settings.patience, self.settings.min_delta
-        values = [point.valid_metric for point in run.curve]
+        values = [point.valid_metric for point in run.curve if point.t > run.pretrained]
         return patience is not None and out_of_patience(values, self.problem.metric, patience, min_delta)
 
     def _all_data(
@@ -236,7 +245,8 @@ class _Work:
 
     def _save(self, run: Run, stage: str, first: dict[str, Any] | None) -> None:
         """A checkpoint; never of parameters that a step has just made infinite."""
-        if self.folder is not None and torch.isfinite(run.network.theta).all():
+        finite = all(torch.isfinite(network.theta).all() for network in (run.network, run.trained))
+        if self.folder is not None and finite:
             tensors, values = run.state()
             save_checkpoint(self.folder / "checkpoints", tensors, {"stage": stage, "run": values, "first": first})
             self.saved_step = run.t

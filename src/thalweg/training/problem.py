@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from thalweg.core.errors import ProblemError
 from thalweg.core.network import Loss, Network
 from thalweg.learning.batches import Arrays, examples
+from thalweg.learning.curriculum import scores
 from thalweg.learning.risk import answers, metric, of_loss
 from thalweg.training.fingerprint import data_digest, drawn_anew, without_addresses
+from thalweg.training.pretraining import Blocks, in_blocks
 
 PARTS = ("train", "valid", "test")
 
@@ -29,7 +31,8 @@ class Problem:
     `model` is a function that returns a new, newly initialised module (a module works too: it is copied and
     every layer's `reset_parameters` called). `train`, `valid` and `test` are torch Datasets or pairs (inputs,
     targets) of arrays or tensors; selection and stopping go by `metric` on `valid`; `test` is for the end.
-    Without a metric the loss is what counts. `epochs` and `batch_size` are where a search starts.
+    Without a metric the loss is what counts. `epochs` and `batch_size` are where a search starts. `difficulty` and
+    `blocks` are for recipes with a curriculum or pretraining: see `easiest_first` and `stages`.
 
     Raises ProblemError for data or a metric that cannot be used.
 
@@ -53,6 +56,8 @@ class Problem:
     source: str | None = None  # what to type to have it again
     about: dict[str, Any] = field(default_factory=dict)  # what was inferred and recorded: task, split, seed, notes
     preprocessing: dict[str, Any] | None = None  # what `predict` needs to read a new table
+    difficulty: Any = None  # of the training examples, for a curriculum: scores (N,), or a function that gives them
+    blocks: Blocks = in_blocks  # what the model runs one after the other, for pretraining
 
     def __post_init__(self) -> None:
         for part in PARTS:
@@ -140,6 +145,8 @@ class Problem:
             batch = self.train.take(torch.arange(min(8, len(self.train))))
             loss = _tried(lambda: self.loss(network.outputs(batch.inputs), batch.targets), "the model fails on", *batch)
             described.append(f"{float(loss):.3g}")
+        if self.difficulty is not None and not drawn_anew(self.train):
+            described.append([f"{score:.3g}" for score in scores(self.difficulty, self.train).tolist()])
         digest.update(repr(described).encode())
         return digest.hexdigest()[:16]
 
