@@ -1,0 +1,277 @@
+"""Choosing the learning rate (sections 8.3.1 and 11.4.1): what is stable at first, then what does best when tried.
+
+Curvature says where steps begin to diverge, not which of the lesser ones is best: sharpness changes along a run, and
+rules that step to the minimum along each gradient are left behind in the end (Roulet et al. 2024). So learning rates
+around the limit are tried, all from the same point on the same batches, the worse ones left out on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.challenges.finding import Finding, Severity
+from thalweg.challenges.spectrum import ends
+from thalweg.challenges.stability import edge, filled
+from thalweg.core.derivatives import Product, hessian_at, value_and_gradient
+from thalweg.core.errors import CurvatureError, DiagnosisError
+from thalweg.core.lifted import lifted
+from thalweg.core.measured import Measured, mean
+from thalweg.core.network import Batch, Network
+from thalweg.core.rule import Memory, Rule
+from thalweg.core.undisturbed import undisturbed
+
+FORWARDS = 9  # at most, of a line search
+GRID = tuple(0.9 * 2.0**k for k in range(4, -11, -1))  # of the limit: what is tried
+ROUNDS = ((1 / 16, 4), (1 / 4, 2), (1.0, 1))  # up to which part of the steps, and how many go on from there
+BETWEEN = (2**-0.5, 2**0.5)  # beside the best of the grid
+LAST = 4  # points near the end of a trial at which it is judged
+FAR = 30.0  # times the lr in use: a step of the grid or two would be no finding
+SOURCE = "Jamieson and Talwalkar 2016"
+
+
+class Critical(NamedTuple):
+    """The least lr along a step at which f is no lower than before, and how many values it took to find it."""
+
+    lr: Measured
+    forwards: int
+
+    @property
+    def sharpness(self) -> float:
+        """2 / lr, the critical sharpness (Kalra et al. 2026): along a gradient of a quadratic, gᵀHg / gᵀg."""
+        return 2 / self.lr.value
+
+
+class Trial(NamedTuple):
+    """How a learning rate did: the losses (h,) on the held-out batches after so many steps; infinite if it diverged."""
+
+    lr: float
+    steps: int
+    losses: Tensor
+
+
+class Advice(NamedTuple):
+    """The lr for `steps` steps: the middle of those that are not told from the best; from the least to the largest.
+
+    `limit` is the largest stable at first, `how` how it was found. It is advice for runs of about so many steps: the
+    best for a longer run is often less, and its schedule matters more.
+    """
+
+    lr: Measured
+    limit: float
+    how: str
+    steps: int
+    trials: tuple[Trial, ...]
+    before: float = math.nan  # the loss on the held-out batches at the start
+
+
+def critical(f: Any, theta: Tensor, step: Tensor, slope: float | None = None) -> Critical:
+    """The critical lr of f along `step: (n,)`, the step that a rule takes with lr = 1, from values alone.
+
+    A parabola through f, its slope and one more value has the second crossing; that is evaluated in turn until two lrs
+    1 % apart hold it between them. On a quadratic that is twice as far as the minimum along the step, at once. Where no
+    slope is given it takes a gradient. Raises DiagnosisError for a step along which f does not fall or never rises.
+
+    >>> found = critical(lambda x: 50 * (x * x).sum(), torch.ones(1), -100 * torch.ones(1))
+    >>> round(found.lr.value, 4), found.forwards < 10
+    (0.02, True)
+    """
+    with torch.no_grad():
+        start = float(f(theta))
+    slope = float(value_and_gradient(f, theta)[1] @ step) if slope is None else slope
+    if not slope < 0:
+        raise DiagnosisError("f does not fall along the step: it has no critical lr (is the loss constant?)")
+    forwards, low, high = 1, 0.0, math.inf
+    lr = 0.01 * max(float(theta.norm()), 1.0) / float(step.norm())
+    while forwards < FORWARDS and high > 1.02 * low:
+        with torch.no_grad():
+            risen = float(f(theta + lr * step)) - start
+        forwards += 1
+        low, high = (lr, high) if risen < 0 else (low, lr)
+        curvature = 2 * (risen - lr * slope) / lr**2
+        crossing = -2 * slope / curvature if curvature > 0 else math.inf
+        lr = _between(crossing, low, high, lr)
+    if high == math.inf:
+        raise DiagnosisError(f"f falls along the step as far as {low:.1g} times it: no critical lr was found")
+    return Critical(Measured(math.sqrt(low * high) if low else high / 2, low, high, forwards), forwards)
+
+
+def _between(crossing: float, low: float, high: float, last: float) -> float:
+    """The next lr to look at: beside the crossing of the parabola, on the side that is not known yet."""
+    if high == math.inf:
+        return min(max(1.005 * crossing, 2 * last), 100 * last)
+    if low == 0:
+        return max(min(0.995 * crossing, high / 2), high / 100)
+    near = (0.995 if crossing >= high * 0.99 else 1.005) * crossing
+    return near if low < near < high else math.sqrt(low * high)
+
+
+def advise_for(f: Any, theta: Tensor, rule: Rule, knobs: Mapping[str, Any] | None = None, steps: int = 32) -> Advice:
+    """The advice for one objective f without noise from `theta: (n,)`: a full batch.
+
+    Raises DiagnosisError where there is nothing to learn: a constant f.
+
+    >>> from thalweg import sgd
+    >>> f = lambda w: (torch.tensor([100.0, 1.0]) * w * w).sum() / 2
+    >>> 0.3 / 100 <= advise_for(f, torch.ones(2), sgd).lr.value < 2 / 100
+    True
+    """
+    return _advise(lambda t: f, [f], theta, rule, rule.with_defaults(knobs or {}), None, steps)
+
+
+def advise(
+    network: Network,
+    batches: Sequence[Batch],
+    held: Sequence[Batch],
+    rule: Rule,
+    knobs: Mapping[str, Any] | None = None,
+    memory: Memory | None = None,
+    steps: int = 128,
+) -> Advice:
+    """The lr for about `steps` steps of a rule from the network's theta (and a run's memory), judged on held batches.
+
+    Fifteen rates around the largest that is stable are tried, the best four for a quarter of the steps, the best two
+    and those beside the best for all: about 5.5 times as many gradients as steps, and a hundred for the limit. Nothing
+    of the network changes. Where f has no second derivatives, or the rule no stability limit, the limit is the critical
+    lr of its first step. Raises DiagnosisError where the loss does not depend on theta, is not finite, or rises for
+    every rate.
+    """
+    theta, rule = network.theta.clone(), lifted(rule, network.shapes)
+
+    def at(t: int) -> Any:
+        with torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []):
+            torch.manual_seed(t)
+            return network.on(batches[t % len(batches)])
+
+    with undisturbed(network.module):
+        judged = [network.on(batch) for batch in held]
+        return _advise(at, judged, theta, rule, rule.with_defaults(knobs or {}), memory, steps)
+
+
+def _advise(
+    at: Callable[[int], Any], held: Sequence[Any], theta: Tensor, rule: Rule, knobs: dict[str, Any],
+    memory: Memory | None, steps: int,
+) -> Advice:  # fmt: skip
+    if "lr" not in knobs:
+        raise DiagnosisError(f"{rule.name} has no lr: there is none to advise")
+    limit, how = _limit(held[0], theta, rule, knobs, memory)
+    trials: dict[float, Trial] = {}
+
+    def best_of(running: list[_Running], to: int) -> list[_Running]:
+        trials.update((each.lr, each.tried(to, held)) for each in running)
+        return sorted(running, key=lambda each: float(trials[each.lr].losses.mean()))
+
+    def starting(lrs: Sequence[float]) -> list[_Running]:
+        return [_Running(at, theta, rule, {**knobs, "lr": lr}, memory) for lr in lrs]
+
+    running = starting([limit * k for k in GRID])
+    for part, kept in ROUNDS:
+        running = best_of(running, max(round(part * steps), 1))[:kept]
+    best_of(starting([running[0].lr * k for k in BETWEEN]), steps)
+    best = min((x for x in trials.values() if x.steps == max(steps, 1)), key=lambda x: float(x.losses.mean()))
+    with torch.no_grad():
+        start = float(torch.stack([f(theta).detach() for f in held]).mean())
+    if not float(best.losses.mean()) < start:
+        raise DiagnosisError(
+            f"the loss did not fall in {best.steps} steps with any lr of {len(trials)}: no lr is advised"
+        )
+    alike = [trial.lr for trial in trials.values() if _alike(trial, best)]
+    middle = math.exp(sum(map(math.log, alike)) / len(alike))
+    return Advice(Measured(middle, min(alike), max(alike), len(held)), limit, how, steps, tuple(trials.values()), start)
+
+
+def _alike(trial: Trial, best: Trial) -> bool:
+    """Whether a trial of as many steps is not told from the best: pairs of held-out losses."""
+    if trial.lr == best.lr:
+        return True
+    if trial.steps != best.steps or not bool(trial.losses.isfinite().all()):
+        return False
+    return len(trial.losses) > 1 and mean(trial.losses - best.losses).low <= 0
+
+
+def _limit(f: Any, theta: Tensor, rule: Rule, knobs: dict[str, Any], memory: Memory | None) -> tuple[float, str]:
+    """The largest stable lr, by the rule's limit and the sharpness; else the critical lr of its first step."""
+    try:
+        value, g = value_and_gradient(f, theta)
+    except RuntimeError as error:
+        raise DiagnosisError(f"no gradient of the loss can be had: {error}") from error
+    if not bool(g.any()):
+        raise DiagnosisError("the gradient is zero: the loss does not change with the parameters, no lr is advised")
+    if not math.isfinite(float(value)) or not bool(g.isfinite().all()):
+        raise DiagnosisError("the loss or its gradient is not finite at the start: no lr is advised")
+    try:
+        found = edge(rule, theta, g, filled(rule, theta, [g], knobs) if memory is None else memory, knobs)
+        root, product = found.gains.sqrt().to(theta), hessian_at(f, theta)
+        largest = ends(Product(lambda u: root * product(root * u), product.rung), theta).largest.value
+        if largest > 0 and math.isfinite(found.limit):
+            return knobs["lr"] * found.limit / largest, "sharpness"
+    except (CurvatureError, DiagnosisError):
+        pass
+    seen, start = {"g": g, "theta": theta, "f": f}, rule.start(theta, **knobs) if memory is None else memory
+    step = rule.step(seen, start, knobs)[0] / knobs["lr"]
+    return critical(f, theta, step, float(g @ step)).lr.value, "critical lr along the first step"
+
+
+class _Running:
+    """A run at one lr, that can be gone on with."""
+
+    def __init__(
+        self, at: Callable[[int], Any], theta: Tensor, rule: Rule, knobs: dict[str, Any], memory: Memory | None
+    ) -> None:
+        self.at, self.theta, self.rule, self.knobs, self.t = at, theta, rule, knobs, 0
+        self.lr: float = knobs["lr"]
+        self.memory = rule.start(theta, **knobs) if memory is None else memory
+
+    def advance(self, to: int) -> None:
+        while self.t < to and bool(self.theta.isfinite().all()):
+            f = self.at(self.t)
+            _, g = value_and_gradient(f, self.theta)
+            with torch.no_grad():
+                delta, self.memory = self.rule.step({"g": g, "theta": self.theta, "f": f}, self.memory, self.knobs)
+            self.theta, self.t = self.theta + delta, self.t + 1
+
+    def tried(self, to: int, held: Sequence[Any]) -> Trial:
+        """Goes on to step `to`; its losses are means over a few of the last steps, which differ by their batches."""
+        seen = []
+        for k in range(LAST - 1, -1, -1):
+            self.advance(to - k * max(to // 32, 1))
+            with torch.no_grad():
+                losses = torch.stack([f(self.theta).detach().double() for f in held])
+            seen.append(losses.nan_to_num(math.inf, math.inf, math.inf))
+        return Trial(self.lr, to, torch.stack(seen).mean(0))
+
+
+def findings(advice: Advice, lr: float) -> list[Finding]:
+    """Whether the lr in use is far too low, or above the stability limit, by what was tried.
+
+    It is too low where all that are not told from the best are more than 30 times as large; above the limit where the
+    best are less than half of it, and one tried that is no larger than it did not lower the loss at all.
+
+    >>> trials = (Trial(2.0, 8, torch.tensor([2.4])), Trial(0.3, 100, torch.tensor([0.5])))
+    >>> advice = Advice(Measured(0.3, 0.2, 0.6, 4), 2.0, "sharpness", 100, trials, before=2.3)
+    >>> [[f.name for f in findings(advice, lr)] for lr in (1e-3, 0.1, 2.5)]
+    [['lr far too low'], [], ['lr above the stability limit']]
+    """
+    ratio = advice.lr.through(lambda x: x / lr)
+    factor = float(f"{ratio.value:.2g}")
+    common = (ratio, SOURCE, "8.3.1", f"multiply lr by {factor:g}", {"lr_factor": factor})
+    best = f"in {advice.steps} steps an lr of {advice.lr.value:.2g} does best, {ratio.value:.2g} times the one in use"
+    if ratio.low >= FAR:
+        return [_finding("lr far too low", best, "warning", f"{FAR:g} times the lr in use", *common)]
+    above = [x for x in advice.trials if 2 * advice.lr.high < x.lr <= lr and not float(x.losses.mean()) < advice.before]
+    if not above:
+        return []
+    least = min(above, key=lambda trial: trial.lr)
+    what = f"{best}, and in {least.steps} steps one of {least.lr:.2g} did not lower the loss at all"
+    return [_finding("lr above the stability limit", what, "critical", "half of the lr in use", *common)]
+
+
+def _finding(
+    name: str, what: str, severity: Severity, rule: str, measured: Measured, source: str, section: str, advice: str,
+    remedy: dict[str, Any],
+) -> Finding:  # fmt: skip
+    return Finding(name, what, severity, measured, rule, source, section, advice, remedy=remedy)
