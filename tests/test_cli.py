@@ -54,7 +54,7 @@ def test_descend_stays_the_function_though_its_module_shares_the_name():
 
 def test_every_command_and_every_option_is_explained():
     commands = typer.main.get_command(cli.app).commands
-    assert sorted(commands) == ["algorithms", "compare", "fit", "predict"]
+    assert sorted(commands) == ["algorithms", "compare", "diagnose", "fit", "predict"]
     for command in commands.values():
         assert command.help
         assert all(parameter.help for parameter in command.params)

@@ -228,3 +228,9 @@ def test_when_no_trial_comes_through_the_reason_is_said(tmp_path):
 def test_the_report_is_copied_where_it_is_wanted(study, tmp_path):
     study.report(tmp_path / "mine.html")
     assert (tmp_path / "mine.html").read_bytes() == (study.folder / "report.html").read_bytes()
+
+
+def test_it_says_what_explains_the_ranking_or_that_nothing_does(study):
+    assert study.facts["why"] and all(set(reason) == {"kind", "text"} for reason in study.facts["why"])
+    assert study.recipe.algorithm in study.facts["why"][0]["text"]
+    assert study.facts["why"][0]["text"] in (study.folder / "report.html").read_text(encoding="utf-8")

@@ -221,6 +221,61 @@ def predict(
 
 @app.command()
 @answering
+def diagnose(
+    problem: ProblemArgument,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe.toml, as compare writes it.", show_default="Adam at its defaults")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the run that is watched.", show_default="the recipe's, to 1,000")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A folder of fit or compare to go on from.", show_default="a new model")
+    ] = None,
+    attempt: Annotated[
+        bool, typer.Option("--try", help="Try the advice, with and without, and say what it did.")
+    ] = False,
+    target: Target = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="none")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with a training run, how that was measured, and what to do.
+
+    It looks before the first step, along a short run, and after its last step. Findings are no failure: the exit code
+    is 0 with or without.
+    """
+    from thalweg.diagnose.diagnose import diagnose as run
+    from thalweg.diagnose.diagnosis import save
+    from thalweg.report.diagnosis_page import write_diagnosis
+    from thalweg.report.findings import print_diagnosis
+    from thalweg.report.terminal import diagnose_progress, introduce
+    from thalweg.training.load import load
+    from thalweg.training.recipe import Recipe
+
+    loaded = load(problem, target)
+    chosen = None if recipe is None else Recipe.load(recipe)
+    introduce(err_console, loaded)
+    _threads(loaded)
+    with diagnose_progress(err_console) as progress:
+        found = run(
+            loaded, chosen, steps=steps, seed=seed, checkpoint=checkpoint, attempt=attempt, progress=progress
+        )  # fmt: skip
+    if out is not None:
+        save(found, out)
+        write_diagnosis(found, out / "diagnosis.html")
+    if as_json:
+        _print_json(found.json() | {"folder": None if out is None else str(out)})
+        return
+    out_console.print()
+    print_diagnosis(out_console, found)
+    if out is not None:
+        page = str(out / "diagnosis.html")
+        out_console.print(f"\npage        {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+@answering
 def algorithms(as_json: AsJson = False) -> None:
     """What there is: each algorithm with its section of the book, and its knobs."""
     from thalweg.algorithms import ALGORITHMS

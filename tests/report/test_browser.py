@@ -1,30 +1,12 @@
 """The page in a real browser: it draws, obeys its own policy, and works by keyboard, in the dark and on a phone."""
 
-import os
-import shutil
+from functools import partial
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from thalweg.report.page import write_report
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 FIGURES = ("ranking", "curves", "sensitivity", "target", "tradeoffs")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        assert "CI" not in os.environ, "no Chromium was found: continuous integration must look at the report in one"
-        pytest.skip("no Chromium was found (chromium, chromium-browser, google-chrome)")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +17,8 @@ def address(study, tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, address):
-    """Opens the page in a window of its own; at the end nothing may have been said or asked for."""
-    pages = []
-
-    def open_(width=1180, **options):
-        page = browser.new_page(viewport={"width": width, "height": 900}, reduced_motion="reduce", **options)
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("dialog", lambda dialog: page.said.append(dialog.message) or dialog.dismiss())
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.goto(address)
-        pages.append(page)
-        return page
-
-    yield open_
-    for page in pages:
-        asked = [url for url in page.asked if not url.startswith("data:")]
-        page.close()
-        assert page.said == [] and asked == [address]
+def opened(window, address):
+    return partial(window, address)
 
 
 @pytest.fixture
@@ -168,33 +132,14 @@ def test_trials_are_sorted_and_filtered(page, study):
     assert cells[len(values) :] == ["–"] * (len(cells) - len(values))
 
 
-def test_light_and_dark_both_keep_text_readable(opened):
+def test_light_and_dark_both_keep_text_readable(opened, contrast):
     for scheme in ("light", "dark"):
         page = opened(color_scheme=scheme)
         for selector in ("h1", "p.lead", "figcaption", "nav a", ".tiles small", ".kind", ".ok b", ".bad b", "summary"):
-            assert _contrast(page, selector) >= 4.5, (scheme, selector)
+            assert contrast(page, selector) >= 4.5, (scheme, selector)
         for colour in range(10):  # in turn on one label, as algorithms have them
             page.locator("#curves .legend button").first.evaluate(f"e => {{ e.className = 'c{colour}' }}")
-            assert _contrast(page, "#curves .legend button", "::before") >= 4.5, (scheme, colour)
-
-
-def _contrast(page, selector, part=None):
-    """WCAG's contrast of an element's colour (or of the swatch before it) with the page's ground."""
-    colours = page.evaluate(
-        """([selector, part]) => {
-            const style = getComputedStyle(document.querySelector(selector), part);
-            return [part ? style.backgroundColor : style.color, getComputedStyle(document.body).backgroundColor];
-        }""",
-        [selector, part],
-    )
-    bright, dark = sorted((_luminance(colour) for colour in colours), reverse=True)
-    return (bright + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour):
-    shares = [int(part) / 255 for part in colour[4:-1].split(",")]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+            assert contrast(page, "#curves .legend button", "::before") >= 4.5, (scheme, colour)
 
 
 def test_a_phone_scrolls_only_down(opened):

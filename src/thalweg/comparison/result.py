@@ -22,7 +22,7 @@ class Study:
     """A finished or stopped comparison, as its folder records it.
 
     `facts` holds what was written along the way: "problem", "settings", "sanity", "plan", "decisions", "pruning",
-    "remarks", "final", "machine", "times".
+    "remarks", "why", "final", "machine", "times".
     """
 
     folder: Path

@@ -15,7 +15,7 @@ for (const figure of all("figure")) {
     return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
   };
   const light = (of) => all("[data-of]", figure).forEach((e) => e.classList.toggle("dim", of !== null && e.dataset.of !== of));
-  const said = (mark) => `${mark.closest(".series").dataset.name}, ${mark.dataset.say}`;
+  const said = (mark) => [mark.closest(".series").dataset.name, mark.dataset.say].filter(Boolean).join(", ");
   const select = (mark, aloud) => {
     current?.classList.remove("at");
     current = mark;
@@ -58,7 +58,7 @@ for (const figure of all("figure")) {
     if (event.key === "ArrowLeft" || event.key === "ArrowRight") return select(mine[i + step] ?? current, true);
     const other = groups[g + step];
     if (!other) return;
-    const along = (mark) => parseFloat(mark.getAttribute("cx") ?? mark.parentNode.getAttribute("x"));
+    const along = (mark) => parseFloat(mark.getAttribute("cx") ?? mark.getAttribute("x") ?? mark.parentNode.getAttribute("x"));
     const distance = (mark) => Math.abs(along(mark) - along(current));
     select(inGroup(other).reduce((a, b) => (distance(b) < distance(a) ? b : a)), true);
   });
@@ -83,33 +83,35 @@ for (const figure of all("figure")) {
 }
 
 // The table of trials: sorted by its heads, filtered by words that must all occur.
-const table = document.getElementById("trials"), body = table.tBodies[0], filter = document.getElementById("filter");
-const value = (row, column) => row.cells[column].textContent;
-all("thead button", table).forEach((button, column) => {
-  const head = button.parentNode;
-  button.addEventListener("click", () => {
-    const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    for (const other of all("th", table)) other.setAttribute("aria-sort", "none");
-    head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
-    const compare = (a, b) => {
-      const [x, y] = [value(a, column), value(b, column)], [p, q] = [parseFloat(x), parseFloat(y)];
-      if (x === "–" || y === "–") return (x === "–") - (y === "–"); // nothing comes last, whichever the direction
-      return direction * (isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q);
-    };
-    body.append(...[...body.rows].sort(compare));
+for (const table of all("#trials")) {
+  const body = table.tBodies[0], filter = document.getElementById("filter");
+  const value = (row, column) => row.cells[column].textContent;
+  all("thead button", table).forEach((button, column) => {
+    const head = button.parentNode;
+    button.addEventListener("click", () => {
+      const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      for (const other of all("th", table)) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+      const compare = (a, b) => {
+        const [x, y] = [value(a, column), value(b, column)], [p, q] = [parseFloat(x), parseFloat(y)];
+        if (x === "–" || y === "–") return (x === "–") - (y === "–"); // nothing comes last, whichever the direction
+        return direction * (isNaN(p) || isNaN(q) ? x.localeCompare(y) : p - q);
+      };
+      body.append(...[...body.rows].sort(compare));
+    });
   });
-});
-filter.addEventListener("input", () => {
-  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-  let count = 0;
-  for (const row of body.rows) {
-    const text = row.textContent.toLowerCase();
-    row.hidden = !words.every((word) => text.includes(word));
-    count += !row.hidden;
-  }
-  document.getElementById("count").textContent = `${count} of ${body.rows.length} trials`;
-});
-document.querySelector(".filters").hidden = false;
+  filter.addEventListener("input", () => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let count = 0;
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      count += !row.hidden;
+    }
+    document.getElementById("count").textContent = `${count} of ${body.rows.length} trials`;
+  });
+  document.querySelector(".filters").hidden = false;
+}
 
 // Copying a command, where the browser lets a page do so.
 for (const button of navigator.clipboard ? all(".copy") : []) {

@@ -21,32 +21,50 @@ class Mark(NamedTuple):
     shape: str = "dot"
 
 
+class Cell(NamedTuple):
+    """A rectangle in percent, filled with a level from 0 (low) to `LEVELS` - 1, and what it says where it says any."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    level: int
+    text: str = ""
+
+
+LEVELS = 12  # colours between the lowest and the highest: page.css has as many
+
+
 class Line(NamedTuple):
-    """A path in percent; `kind` is "thin" (a seed), "thick" (a median), "interval" or "bar"."""
+    """A path in percent; `kind` is "thin" (a seed), "thick" (a median), "interval", "area" (a closed one) or "bar"."""
 
     path: str
     kind: str
 
 
 class Guide(NamedTuple):
-    """An upright line across a panel, at x = `at` percent."""
+    """A line across a panel, upright at `at` percent, or level where it is `flat`; it may say what it is."""
 
     at: float
+    label: str = ""
+    flat: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
-    """What belongs to one algorithm in a panel; `colour` counts from 0, the best algorithm's."""
+    """What belongs together in a panel: an algorithm's, say; `colour` counts from 0, the best algorithm's."""
 
-    algorithm: str
+    name: str
     colour: int
     lines: list[Line] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `ends` label things at the right border, `band` names a strip that is kept free on top."""
+    """One pair of axes. `ends` label things at the right border, `band` names a strip that is kept free on top;
+    `says` is the panel in words, for who cannot see it."""
 
     title: str
     x_ticks: list[Tick]
@@ -55,16 +73,18 @@ class Panel:
     guides: list[Guide] = field(default_factory=list)
     ends: list[tuple[Tick, int]] = field(default_factory=list)
     band: str = ""
+    says: str = ""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of looking at a figure."""
+    """One way of looking at a figure; `key` is a narrow panel that says what its colours mean."""
 
     label: str
     panels: list[Panel]
     x_label: str
     y_label: str = ""
+    key: Panel | None = None
 
 
 class Table(NamedTuple):
@@ -76,8 +96,11 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. `layout` is "wide" (one panel), "facets" (one per algorithm), "rows" (a row per algorithm) or
-    "measures" (a panel of rows per measure)."""
+    """A figure. `layout` is "wide" (one panel), "facets" (one per algorithm), "rows" (a row per algorithm), "measures"
+    (a panel of rows per measure), "layers" (two panels of rows) or "map" (a square panel).
+
+    `each` is what its series are, `picked` the row that is set off; its table is `shown` or has to be opened.
+    """
 
     key: str
     title: str
@@ -85,12 +108,20 @@ class Figure:
     layout: str
     variants: list[Variant]
     table: Table
+    each: str = "algorithm"
+    picked: str = ""
+    shown: bool = False
+
+    @property
+    def together(self) -> bool:
+        """Whether some of its series share a panel."""
+        return any(len(panel.series) > 1 for variant in self.variants for panel in variant.panels)
 
     @property
     def legend(self) -> list[tuple[str, int]]:
-        """Its algorithms with their colours, each once."""
+        """Its series with their colours, each once."""
         series = (s for variant in self.variants for panel in variant.panels for s in panel.series)
-        return sorted({(s.algorithm, s.colour) for s in series}, key=lambda named: named[1])
+        return sorted({(s.name, s.colour) for s in series}, key=lambda named: named[1])
 
 
 def path(points: Iterable[tuple[float, float]]) -> str:

@@ -4,54 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median, stdev
 
 from thalweg.comparison.result import Study
 from thalweg.comparison.study import Trial
 from thalweg.comparison.verdict import Standing, Verdict, steps_to
-from thalweg.report.panels import Figure, Guide, Line, Mark, Panel, Series, Table, Variant, path
-from thalweg.report.scales import TICKS, Scale, Tick, linear
+from thalweg.report.panels import Figure, Table, Variant
+from thalweg.report.row import Row, around, panel
 from thalweg.report.words import NOTHING, number, probability, share
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row: seeds' values (small), the one that counts (large), perhaps an interval, and what is written beside."""
-
-    algorithm: str
-    values: Sequence[float]
-    centre: float | None
-    beside: str
-    interval: tuple[float, float] | None = None
-    text: str = ""
-
-
-def _panel(title: str, rows: Sequence[Row], colours: dict[str, int], x: Scale, guides: Sequence[Guide] = ()) -> Panel:
-    height = 100 / len(rows)
-    series, y_ticks, ends = [], [], []
-    for i, row in enumerate(rows):
-        y = round((i + 0.5) * height, 2)
-        marks = [Mark(x.at(v), y, f"a seed at {number(v)}") for v in row.values if math.isfinite(v)]
-        lines = []
-        if row.interval is not None:
-            lines.append(Line(path((x.at(v), y) for v in row.interval), "interval"))
-        if row.centre is not None and math.isfinite(row.centre):
-            marks.append(Mark(x.at(row.centre), y, row.text or row.beside, "large"))
-        series.append(Series(row.algorithm, colours[row.algorithm], lines, marks))
-        y_ticks.append(Tick(y, row.algorithm))
-        ends.append((Tick(y, row.beside), colours[row.algorithm]))
-    return Panel(title, x.ticks, y_ticks, series, list(guides), ends)
 
 
 def ranking(verdict: Verdict, name: str, colours: dict[str, int]) -> Figure:
     """The metric of each algorithm's best recipe on fresh seeds, with 95 % intervals."""
     rows = [_ranked(s, name) for s in verdict.standings]
     label = f"validation {name}"
-    variants = [Variant("all", [_panel("", rows, colours, _around(rows))], label)]
+    variants = [Variant("all", [panel("", rows, colours, around(rows))], label)]
     near = rows[: max(3, math.ceil(len(rows) / 2))]
     if len(near) < len(rows) and _width(near) < _width(rows) / 3:
-        variants.insert(0, Variant(f"the best {len(near)}", [_panel("", near, colours, _around(near))], label))
+        variants.insert(0, Variant(f"the best {len(near)}", [panel("", near, colours, around(near))], label))
     head = ["algorithm", f"mean {name}", "95 % interval", "seeds", "p (corrected)", "as good as the best", "diverged"]
     table = [
         [
@@ -62,7 +32,8 @@ def ranking(verdict: Verdict, name: str, colours: dict[str, int]) -> Figure:
         for s in verdict.standings
     ]  # fmt: skip
     caption = "The large point is the mean over fresh seeds, the bar its 95 % interval, the small points the seeds."
-    return Figure("ranking", "Ranking", caption, "rows", variants, Table(head, table))
+    best = verdict.recommended
+    return Figure("ranking", "Ranking", caption, "rows", variants, Table(head, table), picked=best, shown=True)
 
 
 def _ranked(s: Standing, name: str) -> Row:
@@ -80,8 +51,8 @@ def targets(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure |
     variants, columns = [], []
     for unit, name in enumerate(("steps", "CPU seconds")):
         rows = [_timed(algorithm, _hits(trials, study, verdict, unit), name) for algorithm, trials in runs.items()]
-        axis = _around(rows, zero=True)
-        variants.append(Variant(name, [_panel("", rows, colours, axis)], f"{name} to the target"))
+        axis = around(rows, zero=True)
+        variants.append(Variant(name, [panel("", rows, colours, axis)], f"{name} to the target"))
         columns.append([number(row.centre) for row in rows])
     table = [
         [s.algorithm, share(s.reached, len(runs[s.algorithm])), *cells]
@@ -93,7 +64,8 @@ def targets(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figure |
         "points are the seeds. Further left is faster."
     )
     head = ["algorithm", "seeds that reached it", "median steps", "median CPU seconds"]
-    return Figure("target", "Time to target", caption, "rows", variants, Table(head, table))
+    best = verdict.recommended
+    return Figure("target", "Time to target", caption, "rows", variants, Table(head, table), picked=best)
 
 
 def _timed(algorithm: str, hits: Sequence[float], unit: str) -> Row:
@@ -137,14 +109,15 @@ def trade_offs(study: Study, verdict: Verdict, colours: dict[str, int]) -> Figur
     panels = []
     for title, of in measures.items():
         rows = [_lollipop(algorithm, value, title) for algorithm, value in of.items()]
-        panels.append(_panel(title, rows, colours, _around(rows, zero=True, ticks=3)))
+        panels.append(panel(title, rows, colours, around(rows, zero=True, ticks=3)))
     table = [[a, *(number(of[a]) for of in measures.values())] for a in runs]
     caption = (
         f"Less is better in each. Spread: the standard deviation of {study.metric.name} over fresh seeds. Diverged: "
         "the share of all trials that diverged or failed. Loss gap: validation minus training loss at a run's best."
     )
     head = ["algorithm", *measures]
-    return Figure("tradeoffs", "Trade-offs", caption, "measures", [Variant("", panels, "")], Table(head, table))
+    whole, best = [Variant("", panels, "")], verdict.recommended
+    return Figure("tradeoffs", "Trade-offs", caption, "measures", whole, Table(head, table), picked=best)
 
 
 def _lollipop(algorithm: str, value: float | None, title: str) -> Row:
@@ -164,11 +137,6 @@ def _median(values: Sequence[float]) -> float | None:
     """Of the finite ones."""
     finite = [v for v in values if math.isfinite(v)]
     return median(finite) if finite else None
-
-
-def _around(rows: Sequence[Row], zero: bool = False, ticks: int = TICKS) -> Scale:
-    values = [v for row in rows for v in (*row.values, *(row.interval or ()))]
-    return linear([*values, *(row.centre for row in rows if row.centre is not None)], zero=zero, ticks=ticks)
 
 
 def _width(rows: Sequence[Row]) -> float:

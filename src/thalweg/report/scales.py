@@ -78,14 +78,21 @@ def linear(
     return Scale(low, high, _same, _round_numbers(low, high, ticks), start, end)
 
 
-def logarithmic(values: Iterable[float], *, start: float = 0.0, end: float = 100.0, padding: float = _PADDING) -> Scale:
+def logarithmic(
+    values: Iterable[float],
+    *,
+    start: float = 0.0,
+    end: float = 100.0,
+    padding: float = _PADDING,
+    ticks: int = TICKS,
+) -> Scale:
     """A logarithmic scale around the finite positive values."""
     low, high = _ends((v for v in values if v > 0), otherwise=(1.0, 10.0))
     if low == high:
         low, high = low / 2, high * 2
     room = (high / low) ** padding
     low, high = low / room, high * room
-    return Scale(low, high, math.log, _decades(low, high), start, end)
+    return Scale(low, high, math.log, _decades(low, high, ticks), start, end)
 
 
 def nines(values: Iterable[float], *, start: float = 0.0, end: float = 100.0) -> Scale:
@@ -102,6 +109,41 @@ def nines(values: Iterable[float], *, start: float = 0.0, end: float = 100.0) ->
     inner = logarithmic([max(m, floor) for m in missing])
     high = 1 - inner.low
     return Scale(1 - inner.high, high, lambda v: -math.log(1 - v), [round(1 - m, 12) for m in inner.marks], start, end)
+
+
+def symmetric(
+    values: Iterable[float], *, start: float = 0.0, end: float = 100.0, padding: float = _PADDING, smallest: float = 0.0
+) -> Scale:
+    """A scale for values of either sign, and 0: logarithmic to both sides of it, linear about it.
+
+    What is below `smallest`, or where that is 0 below 1e-4 of the largest, lies about 0.
+
+    >>> scale = symmetric([-100.0, 100.0], padding=0)
+    >>> scale.at(0.0), round(scale.at(100.0) - scale.at(10.0), 1) == round(scale.at(-10.0) - scale.at(-100.0), 1)
+    (50.0, True)
+    """
+    low, high = _ends([*values, 0.0])
+    high = high if high > low else 1.0
+    largest = max(abs(low), abs(high))
+    unit = min(max(smallest, 1e-4 * largest), largest)
+
+    def forward(value: float) -> float:
+        return math.asinh(value / unit)
+
+    room = padding * (forward(high) - forward(low))
+    low, high = unit * math.sinh(forward(low) - room), unit * math.sinh(forward(high) + room)
+    sides = [sign * mark for sign in (-1, 1) for mark in _decades(unit, largest * 10)]
+    marks = sorted(mark for mark in [*sides, 0.0] if low <= mark <= high)
+    return Scale(low, high, forward, _apart(marks, forward, (forward(high) - forward(low)) / (2 * TICKS)), start, end)
+
+
+def _apart(marks: Iterable[float], forward: Callable[[float], float], gap: float) -> list[float]:
+    """Marks without those that are nearer to one that counts more, 0 or a larger one, than a gap."""
+    kept: list[float] = []
+    for mark in sorted(marks, key=lambda m: (m != 0, -abs(m))):
+        if all(abs(forward(mark) - forward(other)) >= gap for other in kept):
+            kept.append(mark)
+    return sorted(kept)
 
 
 def _same(value: float) -> float:
@@ -121,13 +163,17 @@ def _round_numbers(low: float, high: float, ticks: int = TICKS) -> list[float]:
     return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten between two numbers, with 2 and 5 times them where there are few, every second where many."""
+def _decades(low: float, high: float, ticks: int = TICKS) -> list[float]:
+    """Powers of ten between two numbers; with 2 and 5 times them, or 3, where there are few; not all where many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     within = sum(low <= 10.0**e <= high for e in range(first, last + 1))
     if within <= 1 and high / low < 3:
-        return _round_numbers(low, high)
-    factors = (1, 2, 5) if within <= 2 else (1,)
-    every = max(1, math.ceil(within / TICKS))
-    marks = [factor * 10.0**e for e in range(first, last + 1, every) for factor in factors]
-    return [mark for mark in marks if low <= mark <= high]
+        return _round_numbers(low, high, ticks)
+    every = max(1, math.ceil(within / ticks))
+
+    def times(*factors: int) -> list[float]:
+        marks = [factor * 10.0**e for e in range(first, last + 1, every) for factor in factors]
+        return [mark for mark in marks if low <= mark <= high]
+
+    finer = [times(1, 2, 5), times(1, 3)] if within <= 2 else []
+    return next((marks for marks in finer if len(marks) <= ticks), times(1))

@@ -19,6 +19,7 @@ from thalweg.comparison.plan import duration
 if TYPE_CHECKING:
     from thalweg.comparison.race import Event
     from thalweg.comparison.result import Study
+    from thalweg.diagnose.diagnose import Progressed
     from thalweg.training.fit import Moment
     from thalweg.training.problem import Problem
 
@@ -76,6 +77,18 @@ def compare_progress(console: Console) -> Iterator[Callable[[Event], None]]:
             elif event.total and (show.due() or event.done == event.total):
                 left = [] if event.left is None else [f"{duration(max(event.left, 0))} left"]
                 show.at(event.stage, event.done, event.total, [*([event.note] if event.note else []), *left])
+
+        yield tell
+
+
+@contextmanager
+def diagnose_progress(console: Console) -> Iterator[Callable[[Progressed], None]]:
+    """Shows a diagnosis: what is being looked at, and the steps of the run that is watched."""
+    with _shown(console) as show:
+
+        def tell(moment: Progressed) -> None:
+            if show.due() or moment.done == moment.total:
+                show.at(moment.stage, moment.done, moment.total, [moment.note] if moment.note else [])
 
         yield tell
 

@@ -1,0 +1,153 @@
+"""A short run of training, watched (section 8.2): what a loop's stream of Steps tells, and a few looks on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.challenges.inexact import Noise, gradient_noise, microbatch_gradients
+from thalweg.challenges.ordering import losses
+from thalweg.core.errors import DivergenceError, ThalwegError
+from thalweg.core.network import Batch, Network
+from thalweg.learning.batches import Batches, Examples, permutation
+from thalweg.training.run import Point, Run
+
+POINTS = 500  # of the course that are kept for a picture
+NOISES = 8  # looks at the gradient noise on the way
+EVALUATIONS = 40  # at most, each of so many examples of the training part and of the validation part:
+JUDGED = 512
+
+
+class NoiseAt(NamedTuple):
+    """The gradient noise after so many steps."""
+
+    step: int
+    noise: Noise
+
+
+class Course(NamedTuple):
+    """A run as it was seen: every step, and evaluations of the same examples over and over."""
+
+    steps: Tensor  # (k,), 1, 2, ...
+    losses: Tensor  # (k,), on the step's batch, before the step
+    gradient_norms: Tensor  # (k,)
+    changes: dict[str, Tensor]  # by parameter (k,): the length of each step over that of the parameter before it
+    curve: list[Point]
+    noise: list[NoiseAt]
+    evaluated: list[int]  # after so many steps
+    valid: Tensor  # (evaluations, examples): losses of examples of the validation part
+    train: Tensor  # (evaluations, examples): of the training part
+    diverged: str = ""  # why it ended before its time
+
+    @property
+    def reached(self) -> float:
+        """The last validation loss; infinite where there is none."""
+        losses = [float(x.mean()) for x in self.valid[-1:]] or [point.valid_loss for point in self.curve[-1:]]
+        return losses[0] if losses else math.inf
+
+    def thinned(self) -> Course:
+        """It with at most `POINTS` of its steps, and without the losses of examples."""
+        k = len(self.steps)
+        kept = torch.linspace(0, k - 1, min(k, POINTS)).round().long()
+        changes = {name: ratios[kept] for name, ratios in self.changes.items()}
+        steps, losses, norms = (x[kept] for x in (self.steps, self.losses, self.gradient_norms))
+        means = (self.valid.mean(1, keepdim=True), self.train.mean(1, keepdim=True))
+        return Course(steps, losses, norms, changes, self.curve, self.noise, self.evaluated, *means, self.diverged)
+
+
+@dataclass
+class _Watch:
+    """What is noted down along a run."""
+
+    run: Run
+    until: int
+    steps: list[tuple[int, float, float]] = field(default_factory=list)
+    changes: list[Tensor] = field(default_factory=list)
+    noise: list[NoiseAt] = field(default_factory=list)
+    evaluated: list[int] = field(default_factory=list)
+    valid: list[Tensor] = field(default_factory=list)
+    train: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        run, ahead = self.run, self.until - self.run.t
+        self.fair = Batches(run.problem.train, run.recipe.batch_size, run.seed + 1)
+        self.noisy = {run.t + max(1, round(ahead * (i + 1) / NOISES)) for i in range(NOISES)}
+        every = max(min(len(run.batches), ahead), -(-ahead // EVALUATIONS))
+        self.judging = {run.t, *range(run.t + every, self.until, every), self.until}
+        self.seen, self.unseen = _some(run.problem.train, run.seed), _some(run.problem.valid, run.seed)
+        self.before = run.network.theta.clone()
+        self.judge()
+
+    def take(self, step: Any) -> None:
+        """After a step."""
+        self.steps.append((step.t, step.loss, float(step.g.norm())))
+        self.changes.append(_changes(self.run.network, self.before))
+        self.before.copy_(self.run.network.theta)
+        if step.t in self.noisy:
+            self.noise += _noise(self.run.network, self.fair, step.t)
+        if step.t in self.judging:
+            self.judge()
+
+    def judge(self) -> None:
+        """Notes the losses of examples that are trained on, and of others; not where one example has no loss."""
+        try:
+            train, valid = (losses(self.run.network, data) for data in (self.seen, self.unseen))
+        except (ThalwegError, RuntimeError, ValueError, IndexError):
+            self.judging = set()
+            return
+        self.evaluated.append(self.run.t)
+        self.train.append(train)
+        self.valid.append(valid)
+
+    def course(self, diverged: str) -> Course:
+        """All of it."""
+        numbers = torch.tensor(self.steps, dtype=torch.float64).reshape(-1, 3)
+        names = self.run.network.names
+        ratios = torch.stack(self.changes, 1) if self.changes else torch.zeros(len(names), 0)
+        by_name = dict(zip(names, ratios, strict=True))
+        steps, values, norms = numbers.unbind(1)
+        valid, train = (torch.stack(x) if x else torch.zeros(0, 0) for x in (self.valid, self.train))
+        return Course(
+            steps.long(), values, norms, by_name, self.run.curve, self.noise, self.evaluated, valid, train, diverged
+        )
+
+
+def watched(run: Run, until: int, tell: Callable[[int, int, float], None]) -> Course:
+    """Takes a run to step `until`, or as far as it goes, and says what was seen; it trains as it would without."""
+    watch, diverged = _Watch(run, until), ""
+    try:
+        for step in run.advance(until):
+            watch.take(step)
+            tell(step.t, until, step.loss)
+    except DivergenceError as error:
+        diverged = str(error)
+    return watch.course(diverged)
+
+
+def _some(data: Examples, seed: int) -> Batch:
+    drawn: Batch = data.take(permutation(len(data), seed + 2, 0)[:JUDGED])
+    return drawn
+
+
+def _changes(network: Network, before: Tensor) -> Tensor:
+    """Of each parameter the length of its change over its own before."""
+    lengths = [
+        torch.stack([piece.norm() for piece in torch.split(vector, network.sizes)])
+        for vector in (network.theta - before, before)
+    ]
+    return lengths[0] / lengths[1]
+
+
+def _noise(network: Network, fair: Batches, t: int) -> list[NoiseAt]:
+    """The noise now, of 64 draws of parts of batches, or of whole ones that are too small to be cut."""
+    parts = 8 if fair.size >= 16 else 1
+    try:
+        draws = microbatch_gradients(network, [fair[t + i] for i in range(64 // parts)], parts)
+    except (ThalwegError, RuntimeError):
+        return []
+    return [NoiseAt(t, gradient_noise(draws, fair.size))]
