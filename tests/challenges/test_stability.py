@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg import adam, adamw, dampened_momentum, lion, momentum, muon, nesterov, rmsprop, sgd
+from thalweg import adam, adamw, dampened_momentum, lbfgs, lion, momentum, muon, nesterov, rmsprop, sgd
 from thalweg.challenges.stability import Stability, edge, filled, findings, limit, refused, stability, trial
 from thalweg.core.errors import CurvatureError, DiagnosisError
 from thalweg.core.measured import exactly
@@ -68,7 +68,7 @@ def test_clipping_does_not_change_the_limit_and_decay_hardly():
     assert limit(adamw) == pytest.approx(38, rel=0.01)
 
 
-@pytest.mark.parametrize("rule", [lion, muon])
+@pytest.mark.parametrize("rule", [lion, muon, lbfgs])
 def test_a_rule_without_a_limit_is_refused(rule):
     with pytest.raises(DiagnosisError, match="limit"):
         limit(rule)

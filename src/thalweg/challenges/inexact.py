@@ -112,7 +112,10 @@ def microbatch_gradients(network: Network, batches: Iterable[Batch], parts: int 
                     f"a batch of {len(batch)} examples was given to be cut into {parts}: give at least {parts}"
                 )
             for start in range(0, len(batch) - size + 1, size):
-                torch.manual_seed((seed * 0x9E3779B1 + len(found)) % 2**63)
+                drawn = (seed * 0x9E3779B1 + len(found)) % 2**63
+                torch.default_generator.manual_seed(drawn)  # torch.manual_seed queues a call for CUDA, with its stack
+                if network.theta.is_cuda:
+                    torch.cuda.manual_seed(drawn)
                 part = Batch(batch.inputs[start : start + size], batch.targets[start : start + size])
                 found.append(value_and_gradient(network.on(part), network.theta)[1].clone())
     return Draws(torch.stack(found), size)

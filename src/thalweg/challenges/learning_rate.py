@@ -27,7 +27,8 @@ from thalweg.core.undisturbed import undisturbed
 
 FORWARDS = 9  # at most, of a line search
 GRID = tuple(0.9 * 2.0**k for k in range(4, -11, -1))  # of the limit: what is tried
-ROUNDS = ((1 / 16, 4), (1 / 4, 2), (1.0, 1))  # up to which part of the steps, and how many go on from there
+ROUNDS = ((1 / 16, 4), (1 / 4, 3))  # up to which part of the steps, and how many go on from there
+ORDERS = 3  # of the batches, in which those that are left run to the end: how a run ends is a matter of chance
 BETWEEN = (2**-0.5, 2**0.5)  # beside the best of the grid
 LAST = 4  # points near the end of a trial at which it is judged
 FAR = 30.0  # times the lr in use: a step of the grid or two would be no finding
@@ -47,7 +48,10 @@ class Critical(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """How a learning rate did: the losses (h,) on the held-out batches after so many steps; infinite if it diverged."""
+    """How a learning rate did: the losses (h,) on the held-out batches after so many steps; infinite if it diverged.
+
+    Where it ran to the end in several orders of the batches, they are those of one run after another.
+    """
 
     lr: float
     steps: int
@@ -55,7 +59,8 @@ class Trial(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """The lr for `steps` steps: the middle of those that are not told from the best; from the least to the largest.
+    """The lr for `steps` steps: where a parabola through what was tried is least, in logarithms; from the least to the
+    largest of those that are not told from the best.
 
     `limit` is the largest stable at first, `how` how it was found. It is advice for runs of about so many steps: the
     best for a longer run is often less, and its schedule matters more.
@@ -120,7 +125,7 @@ def advise_for(f: Any, theta: Tensor, rule: Rule, knobs: Mapping[str, Any] | Non
     >>> 0.3 / 100 <= advise_for(f, torch.ones(2), sgd).lr.value < 2 / 100
     True
     """
-    return _advise(lambda t: f, [f], theta, rule, rule.with_defaults(knobs or {}), None, steps)
+    return _advise(lambda t, order: f, [f], theta, rule, rule.with_defaults(knobs or {}), None, steps, 1)
 
 
 def advise(
@@ -131,30 +136,38 @@ def advise(
     knobs: Mapping[str, Any] | None = None,
     memory: Memory | None = None,
     steps: int = 128,
+    orders: int = ORDERS,
 ) -> Advice:
     """The lr for about `steps` steps of a rule from the network's theta (and a run's memory), judged on held batches.
 
-    Fifteen rates around the largest that is stable are tried, the best four for a quarter of the steps, the best two
-    and those beside the best for all: about 5.5 times as many gradients as steps, and a hundred for the limit. Nothing
-    of the network changes. Where f has no second derivatives, or the rule no stability limit, the limit is the critical
-    lr of its first step. Raises DiagnosisError where the loss does not depend on theta, is not finite, or rises for
-    every rate.
+    Fifteen rates around the largest that is stable are tried, the best four for a quarter of the steps, the best three
+    and those beside the best for all, with the batches in `orders` orders: about 5 orders + 2 times as many gradients
+    as steps, and a hundred for the limit. Nothing of the network changes. Where f has no second derivatives, or the
+    rule no stability limit, the limit is the critical lr of its first step. Raises DiagnosisError where the loss does
+    not depend on theta, is not finite, or rises for every rate.
     """
     theta, rule = network.theta.clone(), lifted(rule, network.shapes)
 
-    def at(t: int) -> Any:
+    shuffled = [list(range(len(batches))), *(_order(len(batches), order) for order in range(1, orders))]
+
+    def at(t: int, order: int) -> Any:
         with torch.random.fork_rng(devices=[theta.device] if theta.is_cuda else []):
-            torch.manual_seed(t)
-            return network.on(batches[t % len(batches)])
+            torch.default_generator.manual_seed(orders * t + order)  # torch.manual_seed queues a call for CUDA
+            return network.on(batches[shuffled[order][t % len(batches)]])
 
     with undisturbed(network.module):
         judged = [network.on(batch) for batch in held]
-        return _advise(at, judged, theta, rule, rule.with_defaults(knobs or {}), memory, steps)
+        return _advise(at, judged, theta, rule, rule.with_defaults(knobs or {}), memory, steps, orders)
+
+
+def _order(n: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
 
 
 def _advise(
-    at: Callable[[int], Any], held: Sequence[Any], theta: Tensor, rule: Rule, knobs: dict[str, Any],
-    memory: Memory | None, steps: int,
+    at: Callable[[int, int], Any], held: Sequence[Any], theta: Tensor, rule: Rule, knobs: dict[str, Any],
+    memory: Memory | None, steps: int, orders: int,
 ) -> Advice:  # fmt: skip
     if "lr" not in knobs:
         raise DiagnosisError(f"{rule.name} has no lr: there is none to advise")
@@ -165,23 +178,39 @@ def _advise(
         trials.update((each.lr, each.tried(to, held)) for each in running)
         return sorted(running, key=lambda each: float(trials[each.lr].losses.mean()))
 
-    def starting(lrs: Sequence[float]) -> list[_Running]:
-        return [_Running(at, theta, rule, {**knobs, "lr": lr}, memory) for lr in lrs]
+    def starting(lr: float, order: int = 0) -> _Running:
+        return _Running(lambda t: at(t, order), theta, rule, {**knobs, "lr": lr}, memory)
 
-    running = starting([limit * k for k in GRID])
+    running = [starting(limit * k) for k in GRID]
     for part, kept in ROUNDS:
         running = best_of(running, max(round(part * steps), 1))[:kept]
-    best_of(starting([running[0].lr * k for k in BETWEEN]), steps)
-    best = min((x for x in trials.values() if x.steps == max(steps, 1)), key=lambda x: float(x.losses.mean()))
+    for run in [*running, *(starting(running[0].lr * k) for k in BETWEEN)]:
+        each = [run.tried(max(steps, 1), held), *(starting(run.lr, k).tried(steps, held) for k in range(1, orders))]
+        trials[run.lr] = each[0]._replace(losses=torch.cat([trial.losses for trial in each]))
+    last = [x for x in trials.values() if x.steps == max(steps, 1)]
+    best = min(last, key=lambda x: float(x.losses.mean()))
     with torch.no_grad():
         start = float(torch.stack([f(theta).detach() for f in held]).mean())
     if not float(best.losses.mean()) < start:
         raise DiagnosisError(
             f"the loss did not fall in {best.steps} steps with any lr of {len(trials)}: no lr is advised"
         )
-    alike = [trial.lr for trial in trials.values() if _alike(trial, best)]
-    middle = math.exp(sum(map(math.log, alike)) / len(alike))
-    return Advice(Measured(middle, min(alike), max(alike), len(held)), limit, how, steps, tuple(trials.values()), start)
+    alike = [trial.lr for trial in last if _alike(trial, best)]
+    safe = [lr for lr in alike if lr < max(x.lr for x in last)]  # above the largest may be a cliff: nothing was tried
+    value = min(max(_least(last, best), min(alike)), max(safe or alike))
+    return Advice(Measured(value, min(alike), max(alike), len(held)), limit, how, steps, tuple(trials.values()), start)
+
+
+def _least(trials: Sequence[Trial], best: Trial) -> float:
+    """Where a parabola through the logarithms of lr and loss is least; the best lr where it has no minimum."""
+    seen = [(math.log(x.lr), float(x.losses.mean())) for x in trials if bool(x.losses.isfinite().all())]
+    if len(seen) < 4 or min(loss for _, loss in seen) <= 0:
+        return best.lr
+    at = torch.tensor([x for x, _ in seen], dtype=torch.float64)
+    middle = float(at.mean())
+    A = torch.stack([torch.ones_like(at), at - middle, (at - middle) ** 2], 1)
+    _, b, c = torch.linalg.lstsq(A, torch.tensor([y for _, y in seen], dtype=torch.float64).log()).solution.tolist()
+    return math.exp(middle - b / (2 * c)) if c > 0 else best.lr
 
 
 def _alike(trial: Trial, best: Trial) -> bool:

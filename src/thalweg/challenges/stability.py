@@ -81,6 +81,7 @@ def filled(
     rule: Rule, theta: Tensor, gradients: Sequence[Tensor], knobs: Mapping[str, Any], steps: int = STEPS
 ) -> Memory:
     """The memory of a rule after some steps with gradients (n,), one after the other and again; theta stays."""
+    _elementwise(rule)
     memory = rule.start(theta, **knobs)
     for t in range(steps):
         _, memory = rule.step({"g": gradients[t % len(gradients)], "theta": theta}, memory, knobs)
@@ -96,8 +97,7 @@ def edge(rule: Rule, theta: Tensor, g: Tensor, memory: Memory, knobs: Mapping[st
     >>> edge(sgd, torch.ones(2), torch.ones(2), {}, {"lr": 0.5})
     Edge(gains=tensor([0.5000, 0.5000], dtype=torch.float64), limit=2.0)
     """
-    if rule.per == "tensor" or set(rule.sees) - {"g", "theta"}:
-        raise DiagnosisError(f"{rule.name} looks at several parameters together: its stability limit cannot be told")
+    _elementwise(rule)
     turning = _turning(rule, knobs)
     theta, g = theta.double(), g.double()
     size = SMALL * g.abs()
@@ -117,6 +117,11 @@ def edge(rule: Rule, theta: Tensor, g: Tensor, memory: Memory, knobs: Mapping[st
     i = int(moved[g[moved].abs().argsort()[len(moved) // 2]])
     there = {n: v[i] if isinstance(v, Tensor) and v.shape == theta.shape else v for n, v in rest.items()}
     return Edge(gains, _limit(*_recurrence(rule, turning, there, float(size[i]), float(gains[i]), knobs)))
+
+
+def _elementwise(rule: Rule) -> None:
+    if rule.per == "tensor" or set(rule.sees) - {"g", "theta"}:
+        raise DiagnosisError(f"{rule.name} looks at several parameters together: its stability limit cannot be told")
 
 
 def _turning(rule: Rule, knobs: Mapping[str, Any]) -> list[str]:
