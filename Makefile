@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make compare` and `make test`. Both set up .venv first, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-ACCEPTANCE := tests/optim tests/program tests/scipy_suite tests/second_order/test_every_rule.py tests/test_contest.py \
+ACCEPTANCE := tests/optim tests/diagnose/test_tables.py tests/program tests/scipy_suite tests/second_order/test_every_rule.py tests/test_contest.py \
 	tests/test_convergence.py tests/test_docs.py
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from thalweg.core.objective import Composed, LeastSquares
     from thalweg.core.rule import Rule, combinator, rule
     from thalweg.descend import descend
+    from thalweg.diagnose.diagnose import diagnose
+    from thalweg.diagnose.monitor import Monitor
     from thalweg.initialise.model import initialise
     from thalweg.learning.risk import Metric, accuracy, metric
     from thalweg.minimize import minimize
@@ -115,6 +117,7 @@ __all__ = [
     "LeastSquares",
     "Measured",
     "Metric",
+    "Monitor",
     "Network",
     "Problem",
     "Recipe",
@@ -157,6 +160,7 @@ __all__ = [
     "dampened_momentum",
     "decayed",
     "descend",
+    "diagnose",
     "dog",
     "dogleg",
     "ekfac",
@@ -230,6 +234,7 @@ _PLACES = {
     "LeastSquares": "core.objective",
     "Measured": "core.measured",
     "Metric": "learning.risk",
+    "Monitor": "diagnose.monitor",
     "Network": "core.network",
     "Problem": "training.problem",
     "Recipe": "training.recipe",
@@ -272,6 +277,7 @@ _PLACES = {
     "dampened_momentum": "basic.dampened_momentum",
     "decayed": "strategies.decay",
     "descend": "descend",
+    "diagnose": "diagnose.diagnose",
     "dog": "modern.dog",
     "dogleg": "second_order.trust_newton",
     "ekfac": "second_order.ekfac",

@@ -235,6 +235,9 @@ def diagnose(
     attempt: Annotated[
         bool, typer.Option("--try", help="Try the advice, with and without, and say what it did.")
     ] = False,
+    hardware: Annotated[
+        bool, typer.Option("--hardware", help="Time batches, and recommend a size by memory, time and noise.")
+    ] = False,
     target: Target = None,
     out: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="none")] = None,
     seed: Seed = 0,
@@ -259,7 +262,8 @@ def diagnose(
     _threads(loaded)
     with diagnose_progress(err_console) as progress:
         found = run(
-            loaded, chosen, steps=steps, seed=seed, checkpoint=checkpoint, attempt=attempt, progress=progress
+            loaded, chosen, steps=steps, seed=seed, checkpoint=checkpoint, attempt=attempt, hardware=hardware,
+            progress=progress,
         )  # fmt: skip
     if out is not None:
         save(found, out)

@@ -11,14 +11,12 @@ from torch import nn
 from thalweg import cli
 from thalweg.core.errors import AlgorithmError, DiagnosisError, NetworkError, ProblemError, StorageError, ThalwegError
 from thalweg.diagnose.diagnose import diagnose
-from thalweg.training.builtin import digits
 from thalweg.training.fit import fit
 from thalweg.training.problem import Problem
 from thalweg.training.recipe import Recipe
 from thalweg.training.run import Run
 
 run_command = typer.testing.CliRunner().invoke
-SHORT = Recipe("sgd", 68, knobs={"lr": 0.1})
 F = nn.functional
 
 
@@ -30,6 +28,27 @@ def small(model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3
 
 
 RECIPE = Recipe("sgd", 30, 16, {"lr": 0.3})
+FILE = """
+import torch
+from torch import nn
+import thalweg as tw
+
+drawn = torch.Generator().manual_seed(0)
+inputs = torch.randn(156, 4, generator=drawn)
+targets = (inputs[:, :3] + 0.3 * torch.randn(156, 3, generator=drawn)).argmax(1)
+model = lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+small = tw.Problem(model, (inputs[:96], targets[:96]), (inputs[96:], targets[96:]), name="small", batch_size=16)
+"""
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return diagnose(small(), RECIPE)
+
+
+@pytest.fixture(scope="module")
+def short():
+    return diagnose(small(), RECIPE, steps=2)
 
 
 def plain(diagnosis):
@@ -51,12 +70,16 @@ def alike(a, b):
 # What it says
 
 
-def test_the_same_seed_gives_the_same_diagnosis():
-    assert plain(diagnose(small(), RECIPE, seed=3)) == plain(diagnose(small(), RECIPE, seed=3))
+def test_the_same_seed_gives_the_same_diagnosis(healthy):
+    assert plain(diagnose(small(), RECIPE)) == plain(healthy)
 
 
-def test_it_is_strict_json_and_says_its_version():
-    said = diagnose(small(), RECIPE).json()
+def test_of_a_healthy_run_nothing_is_said(healthy):
+    assert healthy.alarms == [] and healthy.headline == "No difficulty was found."
+
+
+def test_it_is_strict_json_and_says_its_version(healthy):
+    said = healthy.json()
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert said["version"] == 1 and set(said["measurements"]) == {"start", "run", "end"}
 
@@ -68,18 +91,14 @@ def test_going_over_it_gives_findings_the_worst_first():
     assert "lr far too low" in found.text()
 
 
-def test_the_run_that_is_watched_is_the_run_that_is_trained():
-    problem = small()
-    found = diagnose(problem, RECIPE)
-    run = Run(problem, RECIPE, 0)
-    losses = [step.loss for step in run.advance()]
-    assert found.measurements["run"]["course"].losses.tolist() == pytest.approx(losses)
-    assert found.measurements["run"]["course"].curve == run.curve
+def test_the_run_that_is_watched_is_the_run_that_is_trained(healthy):
+    run, course = Run(small(), RECIPE, 0), healthy.measurements["run"]["course"]
+    assert course.losses.tolist() == [step.loss for step in run.advance()]
+    assert course.curve == run.curve
 
 
-def test_the_steps_are_the_recipes_unless_they_are_given():
-    assert diagnose(small(), RECIPE).cost.trained == 30
-    assert diagnose(small(), RECIPE, steps=4).cost.trained == 4
+def test_the_steps_are_the_recipes_unless_they_are_given(healthy, short):
+    assert (healthy.cost.trained, short.cost.trained) == (30, 2)
     with pytest.raises(AlgorithmError, match="the recipe has 30"):
         diagnose(small(), RECIPE, steps=31)
 
@@ -116,11 +135,9 @@ def test_a_run_that_goes_on_after_a_diagnosis_of_its_state_is_not_disturbed():
 
 
 def test_it_goes_on_from_a_folder_of_fit(tmp_path):
-    problem = digits()
-    fit(problem, SHORT, tmp_path / "a")
-    anew = diagnose(problem, SHORT, steps=2).measurements["run"]["course"].losses[0]
-    later = diagnose(problem, SHORT, steps=2, checkpoint=tmp_path / "a").measurements["run"]["course"].losses[0]
-    assert later < anew - 0.1
+    fit(small(), RECIPE, tmp_path / "a")
+    anew, later = (diagnose(small(), RECIPE, steps=1, checkpoint=at) for at in (None, tmp_path / "a"))
+    assert later.measurements["run"]["course"].reached < anew.measurements["run"]["course"].reached - 0.2
 
 
 def test_a_folder_without_a_state_is_refused(tmp_path):
@@ -156,10 +173,14 @@ class Squared(nn.Module):
 
 
 def test_a_model_that_cannot_be_differentiated_twice_is_still_diagnosed():
-    found = diagnose(small(lambda: nn.Sequential(nn.Linear(4, 8), Squared(), nn.Linear(8, 3))), RECIPE, steps=5)
-    said = [name for name in found.refusals] + [cause.finding.name for cause in found.causes]
-    assert found.measurements["run"]["course"].steps.numel() == 5
-    assert found.measurements["start"] and said is not None
+    found = diagnose(small(lambda: nn.Sequential(nn.Linear(4, 8), Squared(), nn.Linear(8, 3))), RECIPE, steps=2)
+    assert found.measurements["start"]["sharpness"].rung == "finite differences"
+    assert found.cost.trained == 2
+
+
+def test_a_rule_that_looks_at_f_has_no_limit_and_says_so():
+    found = diagnose(small(), Recipe("lbfgs", 5, 96, schedule="constant"))
+    assert "its step and its limit are not known" in found.refusals["stability, before the first step"]
 
 
 def test_a_loss_that_is_no_number_is_refused():
@@ -191,16 +212,16 @@ def test_weights_that_are_no_numbers_are_named():
         diagnose(small(broken), RECIPE)
 
 
-def test_a_compiled_model_is_looked_into():
+def test_a_compiled_model_is_looked_into(short):
     def compiled():
         return torch.compile(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), backend="eager")
 
-    assert plain(diagnose(small(compiled), RECIPE, steps=5)) == plain(diagnose(small(), RECIPE, steps=5))
+    assert plain(diagnose(small(compiled), RECIPE, steps=2)) == plain(short)
 
 
-def test_a_wrapped_model_is_looked_into():
+def test_a_wrapped_model_is_looked_into(short):
     wrapped = lambda: nn.DataParallel(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))  # noqa: E731
-    assert plain(diagnose(small(wrapped), RECIPE, steps=5)) == plain(diagnose(small(), RECIPE, steps=5))
+    assert plain(diagnose(small(wrapped), RECIPE, steps=2)) == plain(short)
 
 
 def test_a_model_without_parameters_is_refused():
@@ -221,7 +242,7 @@ def test_a_module_of_the_user_stays_as_it_was_when_the_diagnosis_fails():
 
 
 def test_advice_is_tried_when_asked():
-    found = diagnose(digits(), SHORT.with_(knobs={"lr": 1e-5}), attempt=True)
+    found = diagnose(small(), RECIPE.with_(knobs={"lr": 1e-5}), attempt=True)
     assert found.tried["lr far too low"].helped
     assert "tried" in found.text() and "tried" in found.json()["causes"][0]
 
@@ -236,19 +257,22 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_it_found_and_ends_well(tmp_path):
-    SHORT.with_(knobs={"lr": 1e-6}).save(tmp_path / "recipe.toml")
-    done = run_command(cli.app, ["diagnose", "digits", "--recipe", "recipe.toml", "--steps", "40", "--out", "d"])
+    RECIPE.with_(knobs={"lr": 1e-6}).save(tmp_path / "recipe.toml")
+    (tmp_path / "mine.py").write_text(FILE)
+    done = run_command(cli.app, ["diagnose", "mine.py:small", "--recipe", "recipe.toml", "--out", "d"])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip().startswith("One difficulty was found: lr far too low")
-    assert done.stderr.startswith("digits: 1,078 train")
+    assert done.stderr.startswith("small: 96 train")
     assert json.loads((tmp_path / "d" / "diagnosis.json").read_text())["version"] == 1
     assert (tmp_path / "d" / "diagnosis.txt").read_text().startswith("One difficulty")
+    assert "lr far too low" in (tmp_path / "d" / "diagnosis.html").read_text()
 
 
-def test_json_alone_is_on_stdout():
-    done = run_command(cli.app, ["diagnose", "digits", "--steps", "20", "--json"])
+def test_json_alone_is_on_stdout(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    done = run_command(cli.app, ["diagnose", "mine.py:small", "--steps", "1", "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["problem"] == "digits"
+    assert json.loads(done.stdout)["problem"] == "small"
 
 
 @pytest.mark.parametrize(
@@ -264,3 +288,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, said):
     done = run_command(cli.app, ["diagnose", *arguments])
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_batch_size_is_recommended_where_hardware_is_asked_for(healthy):
+    found = diagnose(small(), RECIPE, hardware=True)
+    memory, taken, scale = found.measurements["end"]["batch size"]
+    assert taken.sizes == [1, 4, 16, 64] and memory.tried == 96 and scale.n > 1
+    assert [f.severity for f in found if f.name == "batch size"][0] in ("note", "unclear")
+    assert "batch size" not in healthy.measurements["end"]
+
+
+def test_once_the_time_is_used_up_nothing_more_is_measured():
+    found = diagnose(small(), RECIPE, seconds=0.0)
+    assert not found.measurements and set(found.refusals.values()) == {"the time given was used up"}
+    assert found.cost.trained == 30

@@ -166,16 +166,13 @@ def test_what_fails_in_a_look_is_noted_and_training_goes_on_as_without():
     model, optimizer = begun(partial(Counting, least=64), make)
     monitor = seen_all(model, optimizer, classes(), 30)
     assert "only 8 examples" in monitor.refused["gradient noise"]
-    assert "gradient noise" not in monitor.budget.shares  # after as many failures it is left
     assert same(state_of(model, optimizer), without) and model.calls == calls
 
 
 def test_a_look_that_fails_is_tried_again_only_a_few_times():
     model, optimizer = begun(partial(Counting, least=64), OPTIMIZERS["torch SGD"])
-    tries = []
-    model.linear.register_forward_pre_hook(lambda part, given: tries.append(len(given[0])))
     monitor = seen_all(model, optimizer, classes(), 60)
-    assert monitor._failures["gradient noise"] == FAILURES
+    assert monitor._failures["gradient noise"] == FAILURES and "gradient noise" not in monitor.budget.shares
 
 
 def test_gradients_that_are_accumulated_and_clipped_stay_so():
@@ -240,9 +237,8 @@ def test_units_that_are_the_same_are_found_even_if_they_are_looked_at_later():
 
 
 def test_a_learning_rate_above_the_limit_is_found_before_the_loss_is_no_number():
-    model, optimizer = begun(lambda: nn.Linear(64, 10), lambda params: torch.optim.SGD(params, lr=30.0, momentum=0.9))
-    found = seen_all(model, optimizer, classes(), 40).findings()[0]
-    assert found.name == "lr above the stability limit" and "stable at this sharpness" in found.what
+    found = on_a_quadratic(lr=3.9, momentum=0.9).findings()[0]
+    assert found.name == "lr above the stability limit" and "1.03 times the largest that is stable" in found.what
 
 
 def test_a_loss_that_is_no_number_is_a_finding_at_once_with_its_step():
@@ -274,23 +270,29 @@ def test_the_noise_scale_is_that_of_the_problem():
     assert last.low < 5.3125 < last.high and last.high - last.low < 5
 
 
-def test_the_stability_look_is_exact_on_a_quadratic():
-    """½ w² with lr 0.5 and momentum 0.9: of a limit of 3.8 it uses 0.5 / 3.8."""
-    model = nn.Linear(1, 1, bias=False)
-    optimizer, clock = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9), Clock()
-    loss = lambda z, y: (z - y).square().mean() / 2  # noqa: E731
-    monitor = Monitor(model, optimizer, loss, cost=100.0, clock=clock)
-    batch = torch.ones(16, 1), torch.zeros(16, 1)
+def on_a_quadratic(lr, momentum):
+    """40 steps on w²/2, from w = 1."""
+    model, clock = nn.Linear(1, 1, bias=False), Clock()
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    half = lambda z, y: (z - y).square().mean() / 2  # noqa: E731
+    monitor = Monitor(model, optimizer, half, cost=100.0, clock=clock)
+    x, y = torch.ones(16, 1), torch.zeros(16, 1)
     for _ in range(40):
         optimizer.zero_grad()
-        found = loss(model(batch[0]), batch[1])
-        found.backward()
+        loss = half(model(x), y)
+        loss.backward()
         optimizer.step()
         clock.tick()
-        monitor.step(found, batch)
-    assert monitor.history["sharpness"].values[-1] == pytest.approx(1.0)
-    assert monitor.history["share of the stability limit"].values[-1] == pytest.approx(0.5 / 3.8, rel=1e-6)
-    assert monitor.history["curvature along the gradient"].values[-1] == pytest.approx(1.0)
+        monitor.step(loss, (x, y))
+    return monitor
+
+
+def test_the_limit_and_the_curvature_are_exact_on_a_quadratic():
+    history = on_a_quadratic(lr=0.5, momentum=0.9).history
+    assert history["sharpness"].values[-1] == pytest.approx(1.0)
+    assert history["share of the stability limit"].values[-1] == pytest.approx(0.5 / 3.8, rel=1e-6)
+    assert history["curvature along the gradient"].values[-1] == pytest.approx(1.0)
 
 
 def test_a_validation_loss_that_rises_is_overfitting():
@@ -316,7 +318,7 @@ def test_looks_take_at_most_their_share_of_the_time():
     assert monitor.budget.elapsed >= 1499 and clock.now == pytest.approx(
         1 + monitor.budget.elapsed + monitor.budget.spent
     )
-    assert 0.08 * 1500 < monitor.budget.spent <= 0.1 * 1500 + dearest
+    assert 0.04 * 1500 < monitor.budget.spent <= 0.1 * 1500 + dearest
     looks = {name: share.looks for name, share in monitor.budget.shares.items()}
     assert looks["units"] > looks["order"] >= 1
 
@@ -420,7 +422,7 @@ def test_a_batch_that_says_nothing_is_refused_with_what_to_give():
     clock = Clock()
     monitor = Monitor(model, optimizer, cost=100.0, clock=clock)
     train(model, optimizer, classes(), 10, clock=clock, step=lambda loss, batch: monitor.step(loss, batch))
-    assert "loss=" in monitor.refused["units"] or "loss=" in monitor.refused["gradient noise"]
+    assert any("loss=" in reason for reason in monitor.refused.values())
     train(model, optimizer, classes(), 10, clock=clock, step=lambda loss, batch: monitor.step(loss, object()))
     assert "without tensors" in " ".join(monitor.refused.values())
 
@@ -475,21 +477,21 @@ def test_a_model_that_runs_in_parallel_is_looked_into(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("scale", [2.0**10, 2.0**200])
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**127])
 def test_scaled_gradients_are_unscaled_and_skipped_steps_no_finding(scale):
-    model, optimizer = begun(lambda: nn.Linear(64, 10), lambda params: torch.optim.SGD(params, lr=0.1))
+    model, optimizer = begun(lambda: nn.Linear(64, 10), lambda params: torch.optim.SGD(params, lr=1e-4))
     scaler, clock = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6), Clock()
     monitor = Monitor(model, optimizer, cost=100.0, scaler=scaler, clock=clock)
     x, y = classes()
     for _ in range(40):
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x[:64]), y[:64])
+        loss = 1000 * F.cross_entropy(model(x[:64]), y[:64])  # gradients of about 1000, which overflow when scaled
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         clock.tick()
         monitor.step(loss)
-    assert max(monitor.history["gradient norm"].values) < 10
+    assert max(monitor.history["gradient norm"].values) < 1e4
     assert alarms(monitor) == [] and (monitor.skipped > 0) == (scale > 2.0**100)
 
 

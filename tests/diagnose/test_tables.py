@@ -1,4 +1,4 @@
-"""The tables of benchmarks/diagnosis.py on one seed: nothing is said of a healthy run, a planted disease comes first."""
+"""The tables of benchmarks/diagnosis.py on one seed: nothing of a healthy run, of others what was planted, first."""
 
 import runpy
 from pathlib import Path

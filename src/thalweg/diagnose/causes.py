@@ -26,7 +26,7 @@ _SIGNAL = {"vanishing gradients", "exploding gradients", "signal propagation"}
 # In this order they are named, where nothing else decides: the data, the units, the signal, the curvature, the steps.
 AT_ONCE: dict[str, set[str]] = {
     "sorted data": {
-        "gradient spikes", "plateau", "gradient noise", "overfitting", "resampling bias", "noise floor", "label noise",
+        "gradient spikes", "plateau", "gradient noise", "overfitting", "resampling bias", "noise floor",
         "batch size", "batch too large", "lr above the stability limit", "lr far too low", "cliff", "update ratio",
     },
     "duplicated data": {"overfitting", "resampling bias", "gradient noise", "batch size", "batch too large"},

@@ -18,7 +18,8 @@ from thalweg.learning.batches import Batches, Examples, permutation
 from thalweg.training.run import Point, Run
 
 POINTS = 500  # of the course that are kept for a picture
-NOISES = 8  # looks at the gradient noise on the way
+NOISES = 8  # looks at the gradient noise on the way, of so many draws:
+DRAWS = 32
 EVALUATIONS = 40  # at most, each of so many examples of the training part and of the validation part:
 JUDGED = 512
 
@@ -144,10 +145,10 @@ def _changes(network: Network, before: Tensor) -> Tensor:
 
 
 def _noise(network: Network, fair: Batches, t: int) -> list[NoiseAt]:
-    """The noise now, of 64 draws of parts of batches, or of whole ones that are too small to be cut."""
+    """The noise now, of some draws of parts of batches, or of whole ones that are too small to be cut."""
     parts = 8 if fair.size >= 16 else 1
     try:
-        draws = microbatch_gradients(network, [fair[t + i] for i in range(64 // parts)], parts)
+        draws = microbatch_gradients(network, [fair[t + i] for i in range(DRAWS // parts)], parts)
     except (ThalwegError, RuntimeError):
         return []
     return [NoiseAt(t, gradient_noise(draws, fair.size))]

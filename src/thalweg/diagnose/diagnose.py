@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from thalweg.core.derivatives import value_and_gradient
 from thalweg.core.errors import AlgorithmError, DiagnosisError, StorageError
 from thalweg.core.undisturbed import looked_into
+from thalweg.diagnose.along import ALONG
 from thalweg.diagnose.causes import MOMENTS, Cause, causes
 from thalweg.diagnose.course import watched
 from thalweg.diagnose.diagnosis import Cost, Diagnosis
 from thalweg.diagnose.looks import Look, Notes, Sight
-from thalweg.diagnose.probes import ALONG, AT_END, AT_START
+from thalweg.diagnose.probes import AT_END, AT_START, BY_THE_CLOCK
 from thalweg.diagnose.trying import Tried, tried
 from thalweg.training.checkpoint import latest_checkpoint
 from thalweg.training.predict import MODEL, load_weights
@@ -53,6 +54,7 @@ def diagnose(
     seed: int = 0,
     checkpoint: Path | str | Mapping[str, Tensor] | None = None,
     attempt: bool = False,
+    hardware: bool = False,
     seconds: float = math.inf,
     progress: Callable[[Progressed], None] | None = None,
 ) -> Diagnosis:
@@ -60,9 +62,10 @@ def diagnose(
 
     Without a recipe it is Adam at its defaults for the problem's own epochs; without `steps` the whole run is watched,
     up to 1,000 steps. `checkpoint` is where the run begins instead of at a new initialisation: a folder that `fit` or
-    `compare` wrote, or a network's state. With `attempt` the advice of the first causes is tried. Nothing more
-    is measured once `seconds` have gone, but the run goes to its end. Everything is a
-    function of the seed but the cost, and nothing that exists is changed: training is of a network of its own.
+    `compare` wrote, or a network's state. With `attempt` the advice of the first causes is tried; with `hardware` a
+    batch size is recommended by memory, throughput and noise. Nothing more is measured once `seconds` have gone, but
+    the run goes to its end. Nothing that exists is changed: training is of a network of its own. But for what reads a
+    clock (the cost, `hardware`, `seconds`) everything is a function of the seed.
 
     What cannot be measured is in the diagnosis, with the reason. Raises DiagnosisError for a model that nothing can be
     said of (its weights are not finite, it is quantised), ProblemError for a problem that does not fit together,
@@ -92,7 +95,7 @@ def diagnose(
         for name, along in ALONG.items():
             notes.take("run", name, lambda along=along: along(course, after))  # type: ignore[misc]
         if not course.diverged:
-            _look(notes, "end", AT_END, after, tell)
+            _look(notes, "end", {**AT_END, **(BY_THE_CLOCK if hardware else {})}, after, tell)
         found = causes(notes.seen)
         attempts = _attempts(problem, recipe, found, state, until, seed, tell) if attempt else {}
         spent = time.perf_counter() - started

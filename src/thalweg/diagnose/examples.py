@@ -177,7 +177,7 @@ def _pair(batch: Any) -> bool:
 
 
 def _pair_of_any(batch: Any) -> bool:
-    return isinstance(batch, list | tuple) and len(batch) == 2
+    return isinstance(batch, list | tuple) and len([*batch]) == 2  # len() of a Batch is that of its examples
 
 
 def _called(module: nn.Module, batch: Any) -> Any:

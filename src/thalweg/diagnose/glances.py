@@ -166,15 +166,16 @@ class Rung(NamedTuple):
     steps: float
 
 
+# The first look is taken to be as dear as with a small model, whose steps are short beside what any look takes.
 RUNGS = {
-    "units": Rung(unit, 0.1, 1.5),
-    "symmetry": Rung(twins, 0.1, 3.0),
-    "signal": Rung(signal, 0.1, 3.0),
-    "gradient noise": Rung(noise, 0.2, 3.0),
-    "curvature": Rung(curvature, 0.1, 5.0),
-    "inputs": Rung(scales, 0.1, 5.0),
-    "order": Rung(order, 0.4, 20.0),
-    "stability": Rung(steps, 0.3, 60.0),
+    "units": Rung(unit, 0.1, 8.0),
+    "symmetry": Rung(twins, 0.1, 8.0),
+    "signal": Rung(signal, 0.1, 8.0),
+    "gradient noise": Rung(noise, 0.2, 12.0),
+    "curvature": Rung(curvature, 0.1, 14.0),
+    "inputs": Rung(scales, 0.1, 8.0),
+    "order": Rung(order, 0.4, 40.0),
+    "stability": Rung(steps, 0.3, 120.0),
 }
 ONCE = {"symmetry", "inputs"}  # what does not change along a run
 OF_KEPT = {"order", "inputs"}  # what looks at batches that were kept

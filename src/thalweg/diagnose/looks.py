@@ -131,11 +131,15 @@ class Sight:
             return None
         return {name: v.clone() if isinstance(v, Tensor) else v for name, v in self.run.memory.items()}
 
+    def refuse_f(self) -> None:
+        """Raises DiagnosisError for a rule that looks at f itself, whose next step is no function of the gradient."""
+        if set(self.rule.sees) - {"g", "theta"}:
+            raise DiagnosisError(f"{self.recipe.algorithm} looks at f itself: its step and its limit are not known")
+
     def step(self, batch: Batch) -> Tensor:
-        """The step (n,) that the rule would take on a batch. Raises DiagnosisError where it looks at more than g."""
+        """The step (n,) that the rule would take on a batch. Raises DiagnosisError where it looks at f itself."""
+        self.refuse_f()
         rule, knobs = self.rule, self.rule.with_defaults(self.knobs)
-        if set(rule.sees) - {"g", "theta"}:
-            raise DiagnosisError(f"{rule.name} finds its step from f itself: there is none to look along")
         theta = self.network.theta.clone()
         _, g = value_and_gradient(self.network.on(batch), theta)
         with torch.no_grad():
@@ -149,7 +153,8 @@ class Sight:
         return {k: max(map(v, steps)) if callable(v) else v for k, v in self.run.knobs.items()}
 
 
-Look = Callable[[Sight], tuple[Any, list[Finding]]]  # what is measured, and what is found in it
+Found = tuple[Any, list[Finding]]  # what was measured, and what was found in it
+Look = Callable[[Sight], Found]
 
 
 @dataclass
@@ -164,14 +169,14 @@ class Notes:
     refusals: dict[str, str] = field(default_factory=dict)
     until: float = math.inf
 
-    def take(self, stage: str, name: str, look: Callable[[], tuple[Any, list[Finding]]]) -> None:
+    def take(self, stage: str, name: str, look: Callable[[], Found]) -> None:
         """Measures and notes; what cannot be measured is noted with the reason."""
         try:
             if time.perf_counter() > self.until:
                 raise DiagnosisError("the time given was used up")
             with torch.random.fork_rng():
                 measured, found = look()
-        except (ThalwegError, RuntimeError, NotImplementedError) as error:
+        except (ThalwegError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             reason = reason if isinstance(error, ThalwegError) else _first_sentence(reason)
             if reason not in self.refusals.values():  # one reason may stand in the way of several measurements

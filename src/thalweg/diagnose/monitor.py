@@ -32,7 +32,7 @@ from thalweg.diagnose.ruled import plain_optimizer
 SOON = 20  # steps that are the start of a run
 FAILURES = 3  # of one look, after which it is left
 RATIOS = 256  # of updates that are kept
-FIRST_ORDER = {"gradient norm": (0.15, 0.05), "update ratio": (0.15, 0.2)}  # weight in the budget, steps of training
+FIRST_ORDER = {"gradient norm": (0.5, 0.05), "update ratio": (0.5, 0.2)}  # weight in the budget, steps of training
 FROM_THE_START = {"sorted data", "symmetric units"}  # whenever they were seen
 
 
@@ -84,7 +84,7 @@ class Monitor:
         self.t = 0  # steps seen
         self.skipped = 0  # of them, by the scaler
         self.refused: dict[str, str] = {}
-        shares = {name: Share(weight, steps) for name, (weight, steps) in FIRST_ORDER.items()}
+        shares = {name: Share(weight, steps, cheap=True) for name, (weight, steps) in FIRST_ORDER.items()}
         shares |= {name: Share(rung.weight, rung.steps) for name, rung in RUNGS.items()}
         self.budget = Budget(cost, shares)
         self._clock, self._ended = clock, math.nan
@@ -97,6 +97,7 @@ class Monitor:
         self._since: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         self._kept = Kept()
+        self._ready: list[str] = [*FIRST_ORDER, *(name for name in RUNGS if name not in OF_KEPT)]
         self._network: Network | None = None
         self._updating: float | None = None  # seconds that the copy took of the parameters before the next step
 
@@ -119,18 +120,30 @@ class Monitor:
         self.t += 1
         if not math.isnan(self._ended):
             self.budget.passed(began - self._ended)
-        self._note("loss", lambda: self._late.add(self.t, loss))
-        if norm is not None:
-            self._note("gradient norm", lambda: self._late_norms.add(self.t, norm))
+        try:
+            self._late.add(self.t, loss)
+            if norm is not None:
+                self._late_norms.add(self.t, norm)
+                if "gradient norm" in self.budget.shares:
+                    self.budget.drop("gradient norm")  # it is told from now on
+        except Exception as error:  # noqa: BLE001 - as in _note, which would take as long as this
+            self._fail("loss", error)
         if batch is not None and self._kept.wants(self.t) and "order" in self.budget.shares:
             self._note("order", lambda: self._kept.add(self.t, batch_of(batch, self._network_for(batch))))
         if self._updating is not None:
             copied, self._updating = self._updating, None
             looking = self._timed("update ratio", self._second_half, copied)
-        elif due := self.budget.due():
-            looking = math.fsum(self._take(name, batch) for name in self._chosen(due, batch, norm))
+        elif due := self.budget.due(self._ready):
+            # A copy of the parameters, or a look without a batch, may have to wait for the next step.
+            looking = math.fsum(self._take(name, batch) for name in due if name in FIRST_ORDER or batch is not None)
+            self._ready = self._can_look(batch)
         self._ended = self._clock()
         self.budget.overhead += max(self._ended - began - looking, 0.0)
+
+    def _can_look(self, batch: Any) -> list[str]:
+        """What there is enough for, in a loop that gives such batches."""
+        several = len(self._kept.pairs(PAIRS)) >= 2 * PAIRS
+        return [*FIRST_ORDER, *(name for name in RUNGS if batch is not None and (several or name not in OF_KEPT))]
 
     def look(self, batch: Any) -> None:
         """Looks at everything once, now, whatever it takes: before the first step say, or at the end."""
@@ -143,15 +156,6 @@ class Monitor:
     def evaluated(self, loss: Tensor | float) -> None:
         """The loss on held-out data, whenever the loop has one: whether it rises again."""
         self._note("validation loss", lambda: self._add("validation loss", self.t, float(loss)))
-
-    def _chosen(self, due: list[str], batch: Any, norm: Any) -> list[str]:
-        """Of what is due: of the dear ones one at a step, that which was looked at least often."""
-        cheap = [name for name in due if name in FIRST_ORDER and (name == "update ratio" or norm is None)]
-        dear = [name for name in due if name in RUNGS and batch is not None and self._ready(name)]
-        return cheap + sorted(dear, key=lambda name: self.budget.shares[name].looks)[:1]
-
-    def _ready(self, name: str) -> bool:
-        return name not in OF_KEPT or len(self._kept.pairs(PAIRS)) >= 2 * PAIRS
 
     def _take(self, name: str, batch: Any) -> float:
         """A look, in seconds."""
@@ -178,12 +182,15 @@ class Monitor:
         try:
             look()
         except Exception as error:  # noqa: BLE001 - whatever a look meets is no matter of the loop
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            self.refused[name] = f"{reason} (step {self.t})"
-            self._failures[name] = self._failures.get(name, 0) + 1
-            self._found(name, refused(error))
+            self._fail(name, error)
             return False
         return True
+
+    def _fail(self, name: str, error: Exception) -> None:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        self.refused[name] = f"{reason} (step {self.t})"
+        self._failures[name] = self._failures.get(name, 0) + 1
+        self._found(name, refused(error))
 
     # What is looked at
 

@@ -67,7 +67,7 @@ class Tried:
         if max(without, having) < runs - 1:
             value, low, high, _ = self.difference
             losses += f" (difference {value:.3g}, {low:.3g} to {high:.3g})"
-        verdict = "" if self.helped else "; it made it worse" if self.worse else "; it did not help for sure"
+        verdict = "" if self.helped else "; it made it worse" if self.worse else "; no difference can be told"
         return f"tried {said(self.remedy)}: {losses} in {self.steps} steps{verdict}"
 
     @property
@@ -168,5 +168,5 @@ def _mean(losses: tuple[float, ...], diverged: int, runs: int) -> str:
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         return "diverged"
-    shown = f"{math.fsum(finite) / len(finite):#.3g}"
+    shown = f"{math.fsum(finite) / len(finite):#.3g}".rstrip(".")
     return shown if not diverged else f"{shown} (and {diverged} of {runs} diverged)"
