@@ -1,8 +1,8 @@
 # Two commands for a newcomer: `make compare` and `make test`. Both set up .venv first, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-ACCEPTANCE := tests/optim tests/diagnose/test_tables.py tests/program tests/scipy_suite tests/second_order/test_every_rule.py tests/test_contest.py \
-	tests/test_convergence.py tests/test_docs.py
+ACCEPTANCE := tests/diagnose/test_diagnose.py tests/diagnose/test_tables.py tests/optim tests/program tests/scipy_suite \
+	tests/second_order/test_every_rule.py tests/test_contest.py tests/test_convergence.py tests/test_docs.py
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 
@@ -35,11 +35,12 @@ frameworks: .venv/frameworks
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,frameworks]'
 	touch $@
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml constraints.txt tests/oracle.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Thalweg needs Python 3.11 or newer; $(PYTHON) is older. Say which: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/oracle.txt
 	touch $@
 
 clean:

@@ -36,7 +36,9 @@ COMBINATORS = (
     tw.penalised, tw.decayed, tw.cautious, tw.sharpness_aware, tw.lookahead, tw.accumulated,
     tw.averaged, tw.averaged_exponentially, tw.averaged_late, tw.compensated, tw.stochastically_rounded,
 )  # fmt: skip
-RESULTS = ("step", "optim_step", "trials", "quality", "mgh", "autoencoder", "pretraining", "diagnosis", "learning_rate", "monitor")
+RESULTS = (
+    "step", "optim_step", "trials", "quality", "mgh", "autoencoder", "pretraining", "diagnosis", "learning_rate", "monitor",
+)  # fmt: skip
 TIMES = (0, 10, 250, 500, 750, 999)  # steps at which schedules are shown
 
 

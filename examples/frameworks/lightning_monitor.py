@@ -29,7 +29,7 @@ class Digits(lightning.LightningModule):
 
 
 lightning.seed_everything(0, verbose=False)
-watch = Watch(loss=nn.functional.cross_entropy, cost=0.5)
+watch = Watch(loss=nn.functional.cross_entropy, cost=10.0)
 quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
 trainer = lightning.Trainer(accelerator="cpu", max_epochs=10, callbacks=[watch], **quiet)
 trainer.fit(Digits(), DataLoader(data, batch_size=64))

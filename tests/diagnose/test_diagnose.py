@@ -294,7 +294,7 @@ def test_a_batch_size_is_recommended_where_hardware_is_asked_for(healthy):
     found = diagnose(small(), RECIPE, hardware=True)
     memory, taken, scale = found.measurements["end"]["batch size"]
     assert taken.sizes == [1, 4, 16, 64] and memory.tried == 96 and scale.n > 1
-    assert [f.severity for f in found if f.name == "batch size"][0] in ("note", "unclear")
+    assert next(f.severity for f in found if f.name == "batch size") in ("note", "unclear")
     assert "batch size" not in healthy.measurements["end"]
 
 

@@ -31,6 +31,7 @@ SAID = {
     "data_parallel.py": r"9\d\.\d% right after 100 steps of two processes",
     "fully_sharded.py": r"9\d\.\d% right; 4096 of the 8192 averages of the first layer are here",
     "lightning_module.py": r"9\d\.\d% right after 4 epochs, lr 0\.0024",
+    "lightning_monitor.py": r"290 steps; sorted data",
     "skorch_classifier.py": r"\{'lr': .*'optimizer__betas': .*\}: 9\d\.\d% right",
 }
 OPTIMIZERS = {

@@ -1,0 +1,1 @@
+"""The monitor in other people's loops; each file imports its framework, and nothing else does."""
