@@ -37,7 +37,8 @@ COMBINATORS = (
     tw.averaged, tw.averaged_exponentially, tw.averaged_late, tw.compensated, tw.stochastically_rounded,
 )  # fmt: skip
 RESULTS = (
-    "step", "optim_step", "trials", "quality", "mgh", "autoencoder", "pretraining", "diagnosis", "learning_rate", "monitor",
+    "step", "optim_step", "trials", "quality", "mgh", "autoencoder", "pretraining", "diagnosis", "learning_rate",
+    "monitor",
 )  # fmt: skip
 TIMES = (0, 10, 250, 500, 750, 999)  # steps at which schedules are shown
 
