@@ -1,4 +1,4 @@
-"""The optimizers inside what people use: Lightning, Accelerate, skorch, DistributedDataParallel, fully_shard."""
+"""The optimizers and the monitor inside what people use: Lightning, Accelerate, skorch, Transformers, DDP, FSDP."""
 
 import os
 import re
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from thalweg import adam, momentum, optim
 from thalweg.core.errors import AlgorithmError
 
-MISSING = [name for name in ("lightning", "accelerate", "skorch") if find_spec(name) is None]
+EXTRA = ("lightning", "accelerate", "skorch", "transformers", "tensorboard")
+MISSING = [name for name in EXTRA if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{', '.join(MISSING)} not installed: `make frameworks` does, and runs these tests"
 )
@@ -32,6 +33,8 @@ SAID = {
     "fully_sharded.py": r"9\d\.\d% right; 4096 of the 8192 averages of the first layer are here",
     "lightning_module.py": r"9\d\.\d% right after 4 epochs, lr 0\.0024",
     "lightning_monitor.py": r"290 steps; sorted data",
+    "tensorboard_monitor.py": r"116 losses, 116 steps",
+    "transformers_monitor.py": r"(?s).*116 steps; lr far too low",
     "skorch_classifier.py": r"\{'lr': .*'optimizer__betas': .*\}: 9\d\.\d% right",
 }
 OPTIMIZERS = {
