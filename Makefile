@@ -1,7 +1,8 @@
 # Two commands for a newcomer: `make compare` and `make test`. Both set up .venv first, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-ACCEPTANCE := tests/diagnose/test_diagnose.py tests/diagnose/test_tables.py tests/optim tests/program tests/scipy_suite \
+ACCEPTANCE := tests/challenges/test_learning_rate.py tests/training/test_what_comes_first.py tests/training/test_fit.py \
+	tests/diagnose/test_diagnose.py tests/diagnose/test_tables.py tests/optim tests/program tests/scipy_suite \
 	tests/second_order/test_every_rule.py tests/test_contest.py tests/test_convergence.py tests/test_docs.py
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
