@@ -32,6 +32,7 @@ from thalweg.comparison.study import Record, Trial
 from thalweg.comparison.trial import worker
 from thalweg.core.errors import BudgetError, StorageError, ThalwegError
 from thalweg.diagnose.diagnose import diagnose
+from thalweg.diagnose.looks import USED_UP
 from thalweg.diagnose.why import Rank, reasons
 from thalweg.execution.pool import Pool
 from thalweg.learning.risk import risk
@@ -245,6 +246,9 @@ class _Contest:
             return [{"kind": "not diagnosed", "text": str(error)}]
         ranks = [Rank(standing.algorithm, standing.algorithm in verdict.tied) for standing in verdict.standings]
         found = [reason._asdict() for reason in reasons(recipe, ranks, seen)]
+        if USED_UP in seen.refusals.values():
+            text = f"{DIAGNOSED:.0%} of the budget paid for a part of the diagnosis only."
+            found.append({"kind": "cut short", "text": text})
         self.progress(Event("diagnosis", 1, 1, seen.headline))
         return found
 

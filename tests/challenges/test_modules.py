@@ -10,7 +10,8 @@ from thalweg import sgd
 from thalweg.challenges.conditioning import criterion
 from thalweg.challenges.critical_points import point
 from thalweg.challenges.learning_rate import advise
-from thalweg.challenges.spectrum import ends, sharpness
+from thalweg.challenges.sharpness import sharpness
+from thalweg.challenges.spectrum import ends
 from thalweg.challenges.stability import stability
 from thalweg.core.derivatives import hessian_at
 from thalweg.core.errors import CurvatureError, DiagnosisError

@@ -10,7 +10,6 @@ from thalweg.challenges.ordering import (
     findings,
     findings_of_resampling,
     gradients_in_order,
-    losses,
     neighbours,
     order,
     resampling,
@@ -19,6 +18,7 @@ from thalweg.challenges.ordering import (
 from thalweg.core.errors import ProblemError
 from thalweg.core.measured import Measured
 from thalweg.learning.batches import Batches, examples
+from thalweg.learning.risk import losses
 
 
 def shuffled(x, seed):

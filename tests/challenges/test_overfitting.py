@@ -7,13 +7,13 @@ from torch import nn
 
 import thalweg as tw
 from thalweg import Batch, Network
-from thalweg.challenges.ordering import losses
 from thalweg.challenges.overfitting import LeastSquares, Rise, findings, rise, rise_of_curve, takeuchi
 from thalweg.challenges.wrong_labels import findings as findings_of_labels
 from thalweg.challenges.wrong_labels import labels, out_of_fold, wrong_labels
 from thalweg.core.errors import DiagnosisError
 from thalweg.core.measured import Measured, proportion
 from thalweg.learning.batches import Arrays, Batches
+from thalweg.learning.risk import losses
 
 
 def drawn(*shape, seed=0):

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg.challenges.spectrum import Quadratic, ends, findings, sharpness, spectrum, trace
+from thalweg.challenges.sharpness import findings, sharpness
+from thalweg.challenges.spectrum import Quadratic, ends, spectrum, trace
 from thalweg.core.derivatives import Product, hessian, hessian_at
 from thalweg.core.errors import DiagnosisError
 from thalweg.core.network import Batch, Network

@@ -302,3 +302,14 @@ def test_once_the_time_is_used_up_nothing_more_is_measured():
     found = diagnose(small(), RECIPE, seconds=0.0)
     assert not found.measurements and set(found.refusals.values()) == {"the time given was used up"}
     assert found.cost.trained == 30
+
+
+def test_what_cannot_be_measured_along_the_run_is_said_with_the_reason():
+    def of_pairs(z, y):
+        if len(z) < 2:
+            raise ValueError("examples are compared: give two or more")
+        return F.cross_entropy(z, y)
+
+    found = diagnose(small(loss=of_pairs), RECIPE)
+    assert found.refusals["losses of examples, along the run"] == "examples are compared: give two or more"
+    assert found.measurements["run"]["overfitting"] is not None  # from the curve of the whole

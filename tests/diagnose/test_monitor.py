@@ -172,7 +172,7 @@ def test_what_fails_in_a_look_is_noted_and_training_goes_on_as_without():
 def test_a_look_that_fails_is_tried_again_only_a_few_times():
     model, optimizer = begun(partial(Counting, least=64), OPTIMIZERS["torch SGD"])
     monitor = seen_all(model, optimizer, classes(), 60)
-    assert monitor._failures["gradient noise"] == FAILURES and "gradient noise" not in monitor.budget.shares
+    assert monitor._log.failures["gradient noise"] == FAILURES and "gradient noise" not in monitor.budget.shares
 
 
 def test_gradients_that_are_accumulated_and_clipped_stay_so():

@@ -36,7 +36,7 @@ def layers(*sizes, part=0.1):
 def run(scale):
     nothing, none = torch.zeros(0), torch.zeros(0, 0)
     noise = [NoiseAt(step, Noise(exactly(1.0), exactly(1.0), scale, 32)) for step in (10, 20, 30)]
-    return Course(nothing, nothing, nothing, {}, [], noise, [], none, none)
+    return Course(nothing, nothing, nothing, none, [], noise, [], none, none)
 
 
 def said(winner, ranking, start=None, findings=(), **knobs):

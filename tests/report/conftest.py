@@ -207,7 +207,9 @@ def measurements() -> dict:
         Updated(name, Measured(r, 0.7 * r, 1.3 * r, 30), 2 * r, r / 2) for name, r in (("first", 1e-3), ("last", 9e-2))
     ]
     judged = torch.tensor([[2.0], [1.0], [0.5]])
-    course = Course(steps, 2.0 / steps, 1.0 + steps % 3, {}, [], noise, [0, 15, 30], judged, judged / 2)
+    course = Course(
+        steps, 2.0 / steps, 1.0 + steps % 3, torch.zeros(len(steps), 0), [], noise, [0, 15, 30], judged, judged / 2
+    )
     bowl = curvature.Quadratic([1.0, 30.0])
     theta = torch.ones(2, dtype=torch.float64)
     line = slices.line(bowl, theta, -0.1 * bowl.A @ theta)

@@ -1,5 +1,3 @@
-import warnings
-
 import pytest
 import torch
 from torch import nn
@@ -27,12 +25,6 @@ from thalweg.second_order.treatment import diagonal, refuse, scalar
 
 F = nn.functional
 DOUBLE = torch.float64
-
-
-def curvlinops():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)  # of linear_operator
-        return pytest.importorskip("curvlinops")
 
 
 def drawn(*shape, seed=0):
@@ -146,11 +138,11 @@ def close(a, b):
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, nn.MSELoss, nn.BCEWithLogitsLoss])
 @pytest.mark.parametrize("name", ["mlp", "shared", "convolution"])
 @pytest.mark.parametrize("sharing", [expand, reduce])
-def test_the_matrix_is_that_of_curvlinops(name, loss, sharing):
+def test_the_matrix_is_that_of_curvlinops(curvlinops, name, loss, sharing):
     make, x = MODELS[name]
     module, x = made(make), drawn(20, *x.shape[1:])  # as many examples as eigenvectors: of none is the choice free
     y = {nn.CrossEntropyLoss: tokens(20, count=3), nn.MSELoss: drawn(20, 3)}.get(loss, drawn(20, 3).sign().relu())
-    theirs = curvlinops().EKFACLinearOperator(
+    theirs = curvlinops.EKFACLinearOperator(
         module, loss(), list(module.parameters()), [(x, y)], fisher_type="type-2", kfac_approx=sharing.__name__,
         separate_weight_and_bias=False, check_deterministic=False,
     )  # fmt: skip
@@ -276,7 +268,7 @@ def test_in_one_basis_the_moments_are_first_a_mean_over_the_batches():
     first = evaluated(network.on(batches[0]), network.theta, refuse, 2048, 0, 0, 0)
     blocks, bases = [layer.block for layer in first.layers], bases_of(factors(first))
     each = [second_moments(evaluated(network.on(b), network.theta, refuse, 2048, 0, 0, 0), bases) for b in batches]
-    kept = memory["basis"]
+    kept = memory["kept"]
     for mine, *all_of_it in zip(cut_moments(kept[-size_of_moments(blocks) :], blocks), *each, strict=True):
         close(mine, torch.stack(all_of_it).mean(0))
 
@@ -311,7 +303,7 @@ def test_a_new_basis_begins_with_what_was_known_in_the_last():
     blocks = [layer.block for layer in found.layers]
     size = size_of_moments(blocks)
     old, new = (
-        (cut_bases(m["basis"][:-size], blocks), cut_moments(m["basis"][-size:], blocks)) for m in (kept[1], kept[2])
+        (cut_bases(m["kept"][:-size], blocks), cut_moments(m["kept"][-size:], blocks)) for m in (kept[1], kept[2])
     )
     for now, u, was, v, batchs in zip(new[1], new[0], old[1], old[0], second_moments(found, new[0]), strict=True):
         close(now, 2 / 3 * carried(was, v, u) + batchs / 3)

@@ -3,7 +3,6 @@ import math
 import runpy
 import subprocess
 import sys
-import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -120,10 +119,7 @@ def test_an_inverse_of_a_singular_factor_leaves_out_what_is_not_of_its_range():
 
 
 @pytest.mark.parametrize("lam", [1e-1, 1e-4])
-def test_the_inverse_with_this_damping_is_that_of_curvlinops(lam):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)  # of linear_operator
-        curvlinops = pytest.importorskip("curvlinops")
+def test_the_inverse_with_this_damping_is_that_of_curvlinops(curvlinops, lam):
     net, x = network(4, 5, 3, loss=nn.CrossEntropyLoss()), drawn(7, 4)
     theirs = curvlinops.KFACLinearOperator(
         net.module, net.loss, list(net.module.parameters()), [(x, classes(7))], fisher_type="type-2",
@@ -325,7 +321,7 @@ def test_estimates_and_inverses_are_new_every_so_many_steps():
         batch = Batch(drawn(9, 3, seed=t), drawn(9, 2, seed=t))
         memory = trained(kfac, net, [batch], memory, every=6.0, estimate_every=3.0, adapt_every=0.0)
         statistics.append(memory["statistics"])
-        made.append(memory["inverse"])
+        made.append(memory["kept"])
     assert [t for t in range(1, 13) if not torch.equal(statistics[t], statistics[t - 1])] == [3, 6, 9, 12]
     assert [t for t in range(1, 13) if not torch.equal(made[t], made[t - 1])] == [6, 12]
 
@@ -407,7 +403,7 @@ def test_what_is_not_finite_changes_nothing():
     memory = trained(kfac, net, [batch])
     delta, after = stepped(kfac, net, Batch(torch.full((9, 3), math.inf, dtype=DOUBLE), drawn(9, 2)), memory)
     assert not delta.any() and after["status"] == Status.NOT_FINITE
-    assert all(after[n] is memory[n] for n in ("statistics", "inverse", "before")) and after["t"] == 1
+    assert all(after[n] is memory[n] for n in ("statistics", "kept", "before")) and after["t"] == 1
 
 
 def test_at_a_minimum_it_has_converged():

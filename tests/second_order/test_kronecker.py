@@ -1,5 +1,4 @@
 import math
-import warnings
 
 import pytest
 import torch
@@ -15,12 +14,6 @@ from thalweg.second_order.treatment import diagonal, refuse, scalar, treatment
 
 F = nn.functional
 DOUBLE = torch.float64
-
-
-def curvlinops():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)  # of linear_operator
-        return pytest.importorskip("curvlinops")
 
 
 def drawn(*shape, seed=0):
@@ -123,10 +116,10 @@ TARGETS = {
 @pytest.mark.parametrize("loss", TARGETS)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("sharing", [expand, reduce])
-def test_the_factors_are_those_of_curvlinops(name, loss, sharing):
+def test_the_factors_are_those_of_curvlinops(curvlinops, name, loss, sharing):
     make, shape = MODELS[name]
     module, x, y = made(make), drawn(*shape), TARGETS[loss]()
-    theirs = curvlinops().KFACLinearOperator(
+    theirs = curvlinops.KFACLinearOperator(
         module, loss(), list(module.parameters()), [(x, y)], fisher_type="type-2", kfac_approx=sharing.__name__,
         separate_weight_and_bias=False, check_deterministic=False,
     )  # fmt: skip

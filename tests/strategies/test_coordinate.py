@@ -12,8 +12,9 @@ from thalweg import optim
 from thalweg.adaptive.adam import adam
 from thalweg.basic.momentum import momentum
 from thalweg.basic.sgd import sgd
-from thalweg.core.derivatives import gauss_newton_at, hessian, hessian_at, jacobian, residuals, value_and_gradient
+from thalweg.core.derivatives import gauss_newton_at, hessian, hessian_at, value_and_gradient
 from thalweg.core.errors import AlgorithmError
+from thalweg.core.jacobian import jacobian, residuals
 from thalweg.core.lifted import lifted
 from thalweg.core.network import Batch, Network
 from thalweg.core.objective import Evaluations, LeastSquares

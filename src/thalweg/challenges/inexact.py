@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thalweg.challenges.finding import Finding
 from thalweg.core.derivatives import value_and_gradient
 from thalweg.core.errors import ProblemError
-from thalweg.core.measured import CONFIDENCE, Measured, exactly, fieller, jackknife, mean, ratio
+from thalweg.core.measured import CONFIDENCE, Measured, exactly, fieller, mean, ratio
 from thalweg.core.network import Batch, Network
 from thalweg.core.undisturbed import undisturbed
 
@@ -21,7 +21,6 @@ NOISY = 0.1  # of the noise scale: a batch that is smaller is nearly noise
 STUCK = 0.2  # of the noise scale: enough to be noisy for a run that has learned hardly anything
 WASTEFUL = 3.0  # noise scales: beyond, examples buy hardly any progress
 HARDLY = 0.1  # of the first loss: where less has gone after an epoch, hardly anything was learned
-THETA, NU = 0.9, math.tan(math.radians(80))  # of the norm and inner-product tests, and of the orthogonality test
 TINY = 1e-300
 SOURCE = "McCandlish et al. 2018"
 
@@ -83,14 +82,6 @@ class Noise(NamedTuple):
         return self.trace.through(lambda trace: math.sqrt(trace / (b or self.batch_size)))
 
 
-class Sufficiency(NamedTuple):
-    """By how much a batch's gradient is off, over |G|: it is good enough where they are under THETA, THETA and NU."""
-
-    norm: Measured  # in all
-    inner: Measured  # along G
-    orthogonal: Measured  # across
-
-
 def microbatch_gradients(network: Network, batches: Iterable[Batch], parts: int = 8, seed: int = 0) -> Draws:
     """The gradients at the network's theta of every batch cut into `parts` of one size; examples left over are left.
 
@@ -121,7 +112,7 @@ def microbatch_gradients(network: Network, batches: Iterable[Batch], parts: int 
     return Draws(torch.stack(found), size)
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Of draws with covariance C = Sigma/size: what their inner products say."""
 
     trace: float  # tr C
@@ -132,7 +123,7 @@ class _Moments(NamedTuple):
     own: Tensor  # (k,), each draw's share of the trace
 
 
-def _moments(gram: Tensor) -> _Moments:
+def moments_of(gram: Tensor) -> Moments:
     """`gram: (k, k)` holds the inner products of the draws."""
     k = len(gram)
     centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
@@ -141,10 +132,11 @@ def _moments(gram: Tensor) -> _Moments:
     along = float(gram.mean(1).var()) / max(float(gram.mean()), TINY)
     others = (gram.sum(1) - gram.diag()) / (k - 1)  # each draw's inner product with the mean of the others
     inner = max(float(others.var()) - tr2 / (k - 1), 0.0)
-    return _Moments(float(own.sum()) / (k - 1), float(others.mean()), along, inner, tr2, own)
+    return Moments(float(own.sum()) / (k - 1), float(others.mean()), along, inner, tr2, own)
 
 
-def _gram(draws: Draws) -> Tensor:
+def gram_of(draws: Draws) -> Tensor:
+    """The inner products of the draws: (k, k), in double precision."""
     parts = [part.double() for part in torch.split(draws.g, 2**20, 1)]
     return torch.stack([part @ part.T for part in parts]).sum(0).cpu()
 
@@ -166,7 +158,7 @@ def gradient_noise(draws: Draws, batch_size: int) -> Noise:
     k = len(draws.g)
     if k < 3:
         raise ProblemError(f"{k} microbatches were given: an error can be told from 3 or more")
-    moments = _moments(_gram(draws))
+    moments = moments_of(gram_of(draws))
     trace, squared = draws.size * moments.trace, moments.squared
     if not trace > TINY:  # no noise at all, or no numbers
         unknown = Measured(math.nan, 0.0, math.inf, k)
@@ -174,7 +166,7 @@ def gradient_noise(draws: Draws, batch_size: int) -> Noise:
     t2 = float(stats.t.ppf((1 + CONFIDENCE) / 2, k - 1)) ** 2
     # Each draw is left out once, on a scale of logarithms, where the error of a trace is more nearly normal.
     without = (draws.size * (moments.trace * (k - 1) - k / (k - 1) * moments.own) / (k - 2)).clamp_min(TINY).log()
-    traces = mean(k * math.log(max(trace, TINY)) - (k - 1) * without).through(_exp)
+    traces = mean(k * math.log(max(trace, TINY)) - (k - 1) * without).through(exp_of)
     # The variance of the estimate of |G|² is 4 |G|² along/k + 2 tr C²/(k (k - 1)).
     square, slope = squared**2 - t2 * 2 * moments.tr2 / (k * (k - 1)), 2 * t2 * moments.along / k
     low, high = fieller(1.0, squared + slope, square)
@@ -185,60 +177,21 @@ def gradient_noise(draws: Draws, batch_size: int) -> Noise:
     return Noise(traces._replace(value=trace), Measured(max(squared, 0.0), low, high, k), scale, batch_size)
 
 
-def sufficiency(draws: Draws, batch_size: int) -> Sufficiency:
-    """The norm test (Byrd et al. 2012), and the inner-product and orthogonality tests (Bollapragada et al. 2018).
-
-    >>> problem = MeanEstimation(1.0)
-    >>> draws = microbatch_gradients(Network(problem, problem.loss), [problem.drawn(4096, seed=0)], parts=64)
-    >>> print(sufficiency(draws, batch_size=4).norm)  # of the root of 5.3125/4
-    1.12 (0.971 to 1.29)
-    """
-    gram, share = _gram(draws), draws.size / batch_size
-    noise = gradient_noise(draws, batch_size)
-
-    def inner(m: _Moments) -> float:
-        return math.log(max(share * m.inner, TINY)) / 2 - math.log(max(m.squared, TINY))
-
-    def orthogonal(m: _Moments) -> float:
-        squared = max(m.squared, TINY)
-        return math.log(max(share * (m.trace - m.inner / squared), TINY)) / 2 - math.log(squared) / 2
-
-    def measured(figure: Callable[[_Moments], float]) -> Measured:
-        draw = torch.arange(len(gram))
-        found = jackknife(lambda kept: figure(_moments(gram[kept][:, kept])), draw).through(_exp)
-        whole = _exp(figure(_moments(gram)))
-        if noise.squared.low > 0:
-            return found._replace(value=whole)
-        low = _exp(figure(_moments(gram)._replace(squared=noise.squared.high)))
-        return Measured(whole if noise.squared.value else math.inf, min(low, whole), math.inf, len(gram))
-
-    norm = noise.scale.through(lambda scale: math.sqrt(scale / batch_size))
-    return Sufficiency(norm, measured(inner), measured(orthogonal))
-
-
-def _exp(x: float) -> float:
+def exp_of(x: float) -> float:
+    """e to the x, that does not overflow."""
     return math.exp(min(x, 700.0))
 
 
 def without_bias(draws: Draws) -> tuple[float, float]:
     """(tr Sigma, |G|²) from two draws or more, for `over_training`; |G|² may come out negative, and is not to be cut.
 
+    It is the pair of equations A.2 and A.3 of McCandlish et al. 2018, for batches of one draw and of all of them.
+
     >>> without_bias(Draws(torch.tensor([[1.0, 1.0], [1.0, -2.0]]), size=4))
     (18.0, -1.0)
     """
-    moments = _moments(_gram(draws))
+    moments = moments_of(gram_of(draws))
     return draws.size * moments.trace, moments.squared
-
-
-def two_sizes(small: float, b: int, big: float, size: int) -> tuple[float, float]:
-    """(tr Sigma, |G|²) from the mean |g|² of batches of b examples and of larger ones of `size`, without bias.
-
-    Equations A.2 and A.3 of McCandlish et al. 2018. One pair of lengths says little: |G|² may come out negative.
-
-    >>> two_sizes(1 + 5.3125 / 8, 8, 1 + 5.3125 / 64, 64)
-    (5.3125, 1.0)
-    """
-    return (small - big) / (1 / b - 1 / size), (size * big - b * small) / (size - b)
 
 
 def over_training(pairs: Tensor, batch_size: int) -> Noise:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thalweg.challenges.critical_lr import critical
 from thalweg.challenges.finding import Finding, Severity
 from thalweg.challenges.spectrum import ends
-from thalweg.challenges.stability import edge, filled
-from thalweg.core.derivatives import Product, hessian_at, value_and_gradient
+from thalweg.challenges.stability import edge, filled, preconditioned
+from thalweg.core.derivatives import hessian_at, value_and_gradient
 from thalweg.core.errors import CurvatureError, DiagnosisError
 from thalweg.core.lifted import lifted
 from thalweg.core.measured import Measured, mean
@@ -25,7 +26,6 @@ from thalweg.core.network import Batch, Network
 from thalweg.core.rule import Memory, Rule
 from thalweg.core.undisturbed import undisturbed
 
-FORWARDS = 9  # at most, of a line search
 GRID = tuple(0.9 * 2.0**k for k in range(4, -11, -1))  # of the limit: what is tried
 ROUNDS = ((1 / 16, 4), (1 / 4, 3))  # up to which part of the steps, and how many go on from there
 ORDERS = 3  # of the batches, in which those that are left run to the end: how a run ends is a matter of chance
@@ -33,18 +33,6 @@ BETWEEN = (2**-0.5, 2**0.5)  # beside the best of the grid
 LAST = 4  # points near the end of a trial at which it is judged
 FAR = 30.0  # times the lr in use: a step of the grid or two would be no finding
 SOURCE = "Jamieson and Talwalkar 2016"
-
-
-class Critical(NamedTuple):
-    """The least lr along a step at which f is no lower than before, and how many values it took to find it."""
-
-    lr: Measured
-    forwards: int
-
-    @property
-    def sharpness(self) -> float:
-        """2 / lr, the critical sharpness (Kalra et al. 2026): along a gradient of a quadratic, gᵀHg / gᵀg."""
-        return 2 / self.lr.value
 
 
 class Trial(NamedTuple):
@@ -72,47 +60,6 @@ class Advice(NamedTuple):
     steps: int
     trials: tuple[Trial, ...]
     before: float = math.nan  # the loss on the held-out batches at the start
-
-
-def critical(f: Any, theta: Tensor, step: Tensor, slope: float | None = None) -> Critical:
-    """The critical lr of f along `step: (n,)`, the step that a rule takes with lr = 1, from values alone.
-
-    A parabola through f, its slope and one more value has the second crossing; that is evaluated in turn until two lrs
-    1 % apart hold it between them. On a quadratic that is twice as far as the minimum along the step, at once. Where no
-    slope is given it takes a gradient. Raises DiagnosisError for a step along which f does not fall or never rises.
-
-    >>> found = critical(lambda x: 50 * (x * x).sum(), torch.ones(1), -100 * torch.ones(1))
-    >>> round(found.lr.value, 4), found.forwards < 10
-    (0.02, True)
-    """
-    with torch.no_grad():
-        start = float(f(theta))
-    slope = float(value_and_gradient(f, theta)[1] @ step) if slope is None else slope
-    if not slope < 0:
-        raise DiagnosisError("f does not fall along the step: it has no critical lr (is the loss constant?)")
-    forwards, low, high = 1, 0.0, math.inf
-    lr = 0.01 * max(float(theta.norm()), 1.0) / float(step.norm())
-    while forwards < FORWARDS and high > 1.02 * low:
-        with torch.no_grad():
-            risen = float(f(theta + lr * step)) - start
-        forwards += 1
-        low, high = (lr, high) if risen < 0 else (low, lr)
-        curvature = 2 * (risen - lr * slope) / lr**2
-        crossing = -2 * slope / curvature if curvature > 0 else math.inf
-        lr = _between(crossing, low, high, lr)
-    if high == math.inf:
-        raise DiagnosisError(f"f falls along the step as far as {low:.1g} times it: no critical lr was found")
-    return Critical(Measured(math.sqrt(low * high) if low else high / 2, low, high, forwards), forwards)
-
-
-def _between(crossing: float, low: float, high: float, last: float) -> float:
-    """The next lr to look at: beside the crossing of the parabola, on the side that is not known yet."""
-    if high == math.inf:
-        return min(max(1.005 * crossing, 2 * last), 100 * last)
-    if low == 0:
-        return max(min(0.995 * crossing, high / 2), high / 100)
-    near = (0.995 if crossing >= high * 0.99 else 1.005) * crossing
-    return near if low < near < high else math.sqrt(low * high)
 
 
 def advise_for(f: Any, theta: Tensor, rule: Rule, knobs: Mapping[str, Any] | None = None, steps: int = 32) -> Advice:
@@ -234,15 +181,15 @@ def _limit(f: Any, theta: Tensor, rule: Rule, knobs: dict[str, Any], memory: Mem
         raise DiagnosisError("the loss or its gradient is not finite at the start: no lr is advised")
     try:
         found = edge(rule, theta, g, filled(rule, theta, [g], knobs) if memory is None else memory, knobs)
-        root, product = found.gains.sqrt().to(theta), hessian_at(f, theta)
-        largest = ends(Product(lambda u: root * product(root * u), product.rung), theta).largest.value
+        largest = ends(preconditioned(hessian_at(f, theta), found.gains), theta).largest.value
         if largest > 0 and math.isfinite(found.limit):
             return knobs["lr"] * found.limit / largest, "sharpness"
-    except (CurvatureError, DiagnosisError):
-        pass
+        why = f"the largest curvature is {largest:.3g} and the limit {found.limit:.3g}"
+    except (CurvatureError, DiagnosisError) as error:
+        why = str(error)
     seen, start = {"g": g, "theta": theta, "f": f}, rule.start(theta, **knobs) if memory is None else memory
     step = rule.step(seen, start, knobs)[0] / knobs["lr"]
-    return critical(f, theta, step, float(g @ step)).lr.value, "critical lr along the first step"
+    return critical(f, theta, step, float(g @ step)).lr.value, f"critical lr along the first step: {why}"
 
 
 class _Running:

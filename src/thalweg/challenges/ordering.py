@@ -14,7 +14,6 @@ from thalweg.challenges.inexact import Draws, gradient_noise, microbatch_gradien
 from thalweg.core.errors import ProblemError
 from thalweg.core.measured import Measured, difference, mean, quotient
 from thalweg.core.network import Batch, Network
-from thalweg.core.undisturbed import undisturbed
 
 CLUSTERED, REPEATING = 2.0, 0.3  # of a design effect and of an autocorrelation: above, batches are no fair samples
 GRAVE = 8.0  # of a design effect
@@ -153,19 +152,6 @@ class Resampling(NamedTuple):
     seen: Measured
     unseen: Measured
     bias: Measured
-
-
-def losses(network: Network, data: Batch) -> Tensor:
-    """The loss of each example (b,), in evaluation mode; nothing of the network changes.
-
-    >>> network = Network(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss)
-    >>> losses(network, Batch(torch.ones(5, 2), torch.ones(5, 1))).shape
-    torch.Size([5])
-    """
-    with undisturbed(network.module), torch.no_grad():
-        outputs = network.outputs(data.inputs)
-        each = [network.loss(outputs[i : i + 1], data.targets[i : i + 1]) for i in range(len(outputs))]
-    return torch.stack(each)
 
 
 def resampling(seen: Tensor, unseen: Tensor) -> Resampling:

@@ -1,14 +1,18 @@
-"""Slices of the loss that are worth a picture (sections 8.2.1 and 8.2.4): along a step, and across the valley."""
+"""Slices of the loss that are worth a picture (sections 8.2.1, 8.2.2 and 8.2.4): along a step, and across the valley.
+
+What a slice shows depends on its directions: most of chance look alike and smooth. A plane may be that of the ends of
+the spectrum (`spectrum.ends`), where f is sharpest and falls most, or of directions scaled to the filters of a network.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from thalweg.challenges import landscape
 from thalweg.core.errors import DiagnosisError
 
 PARTS = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of a step
@@ -43,8 +47,8 @@ def line(f: Any, theta: Tensor, step: Tensor, parts: tuple[float, ...] = PARTS) 
     _finite_at(f, theta)
     if not 0 < float(step.norm()) < math.inf:
         raise DiagnosisError(f"a step of length {float(step.norm()):.3g} was given: it must lead somewhere")
-    found = landscape.profile(f, theta, step, torch.tensor(parts, dtype=torch.float64))
-    return Line(found.at, found.values)
+    places = torch.tensor(parts, dtype=torch.float64)
+    return Line(places, _along(f, theta, step, places))
 
 
 def plane(
@@ -74,8 +78,30 @@ def plane(
     if not float(across.norm()) > 1e-3 * float(second.norm()):
         raise DiagnosisError("the two directions are one: they span no plane")
     places = reach * torch.linspace(-1, 1, points, dtype=torch.float64)
-    found = landscape.plane(f, theta, first, across / across.norm(), places)
-    return Plane(places, places, found.values, directions)
+    across = across / across.norm()
+    rows = [_along(f, theta + place * first, across, places) for place in places.tolist()]
+    return Plane(places, places, torch.stack(rows), directions)
+
+
+def filter_normalised(theta: Tensor, shapes: Sequence[Sequence[int]], random: torch.Generator) -> Tensor:
+    """A direction (n,) of chance whose every filter is as long as theta's (Li et al. 2018); none in vectors.
+
+    A filter is a row of a weight: all that one unit weighs. Vectors (biases, scales of a normalisation) stay.
+
+    >>> theta = torch.tensor([3.0, 4.0, 6.0, 8.0, 1.0, 1.0])
+    >>> u = filter_normalised(theta, [(2, 2), (2,)], torch.Generator().manual_seed(0))
+    >>> u[:2].norm(), u[2:4].norm(), u[4:].norm()
+    (tensor(5.), tensor(10.), tensor(0.))
+    """
+    found = []
+    for piece, shape in zip(torch.split(theta, [math.prod(s) for s in shapes]), shapes, strict=True):
+        if len(shape) < 2:
+            found.append(torch.zeros_like(piece))
+            continue
+        rows = piece.view(shape[0], -1)
+        drawn = torch.randn(rows.shape, generator=random, dtype=theta.dtype).to(theta.device)
+        found.append((drawn * rows.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)).reshape(-1))
+    return torch.cat(found)
 
 
 def doubling(loss: float, curvature: float) -> float:
@@ -91,6 +117,11 @@ def doubling(loss: float, curvature: float) -> float:
             f"a loss of {loss:.3g} and a curvature of {curvature:.3g} say no distance: both must be > 0"
         )
     return math.sqrt(2 * loss / curvature)
+
+
+@torch.no_grad()
+def _along(f: Any, theta: Tensor, step: Tensor, places: Tensor) -> Tensor:
+    return torch.tensor([float(f(theta + place * step)) for place in places.tolist()], dtype=torch.float64)
 
 
 def _finite_at(f: Any, theta: Tensor) -> None:

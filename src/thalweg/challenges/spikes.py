@@ -10,12 +10,11 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.challenges.finding import Finding, Severity
 from thalweg.core.errors import DiagnosisError
-from thalweg.core.measured import CONFIDENCE, Measured, proportion
+from thalweg.core.measured import Measured, proportion, quantile
 
 WINDOW, FIRST = 128, 25  # steps that a norm is held against, and the fewest of them
 DEVIATIONS, TIMES = 6.0, 8.0  # above the median in the logarithm, of a normal one's deviations, and in times the median
@@ -60,7 +59,9 @@ def spikes(norms: Sequence[float] | Tensor) -> Spikes:
         elif norm > 0:
             usual.append(norm)
             before.take(norm)
-    return Spikes(tuple(at), highest, proportion(len(at), len(norms)), _quantile(sorted(usual), CLIPPED))
+    return Spikes(
+        tuple(at), highest, proportion(len(at), len(norms)), quantile(torch.tensor(usual, dtype=torch.float64), CLIPPED)
+    )
 
 
 class _Window:
@@ -88,16 +89,6 @@ class _Window:
             return 0.0
         deviation = 1.4826 * median(abs(x - middle) for x in self.ordered)  # a normal one's
         return math.exp(above) if above > DEVIATIONS * deviation else 0.0
-
-
-def _quantile(ordered: list[float], p: float) -> Measured:
-    """A quantile, between the order statistics that enclose it with 95 %."""
-    n = len(ordered)
-    if not n:
-        return Measured(math.nan, 0.0, math.inf, 0)
-    low, high = (int(stats.binom.ppf(q, n, p)) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    ends = ordered[low - 1] if low else 0.0, ordered[high] if high < n else math.inf
-    return Measured(ordered[min(int(p * n), n - 1)], *ends, n)
 
 
 def findings(measured: Spikes) -> list[Finding]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thalweg.challenges.finding import Finding
-from thalweg.challenges.spectrum import Ends, ends
+from thalweg.challenges.spectrum import ends
 from thalweg.core.derivatives import Product, hessian_at, value_and_gradient
 from thalweg.core.errors import CurvatureError, DiagnosisError
 from thalweg.core.lifted import lifted
@@ -45,7 +45,7 @@ class Edge(NamedTuple):
 class Stability(NamedTuple):
     """Sharpness, how much of what the rule stands it uses (above 1 it diverges along the top), and a trial.
 
-    The trial is the loss on the one batch, before each of some steps and after the last.
+    The trial is the loss on the one batch, before each of some steps and after the last; where lr is above the limit.
     """
 
     sharpness: Measured
@@ -55,6 +55,8 @@ class Stability(NamedTuple):
     @property
     def rises(self) -> bool:
         """Whether the loss of the trial ends far above where it began, or is no number any more."""
+        if not self.trial:
+            return False
         last = sorted(self.trial[-5:])[len(self.trial[-5:]) // 2]
         return not all(map(math.isfinite, self.trial)) or last > RISEN * self.trial[0] + 1e-12
 
@@ -180,7 +182,7 @@ def stability(
     """How much of its stability limit a rule uses, at the network's theta on a batch, with a run's memory or a new one.
 
     A new rule's memory is taken as it will be after some steps with this gradient. Costs 15 to 120 products with the
-    Hessian, and 20 gradients for the trial. Raises CurvatureError without second derivatives, DiagnosisError for rules
+    Hessian, and 20 gradients for a trial. Raises CurvatureError without second derivatives, DiagnosisError for rules
     that have no such limit.
 
     >>> from thalweg import sgd
@@ -189,28 +191,42 @@ def stability(
     0.5
     """
     with undisturbed(network.module):
-        return _stability(network.on(batch), network.theta.clone(), lifted(rule, network.shapes), knobs or {}, memory)
+        rule, values = lifted(rule, network.shapes), rule.with_defaults(knobs or {})
+        return stability_of(network.on(batch), network.theta.clone(), rule, values, memory)
 
 
-def _stability(f: Any, theta: Tensor, rule: Rule, knobs: Mapping[str, Any], memory: Memory | None) -> Stability:
-    values, product = rule.with_defaults(knobs), hessian_at(f, theta)
+def stability_of(
+    f: Any, theta: Tensor, rule: Rule, values: Mapping[str, Any], memory: Memory | None = None,
+    most: int = 64, rtol: float = 0.01,
+) -> Stability:  # fmt: skip
+    """The same for an objective f at `theta: (n,)`, its sharpness to rtol or from at most so many products.
+
+    >>> from thalweg import sgd
+    >>> print(stability_of(lambda x: 3 * (x * x).sum(), torch.ones(2), sgd, {"lr": 0.1}).share)
+    0.3
+    """
+    product = hessian_at(f, theta)
     value, g = value_and_gradient(f, theta)
     if not bool(torch.isfinite(value)) or not bool(g.isfinite().all()):
         raise DiagnosisError("the loss or its gradient is not finite: stability cannot be told")
     found = edge(rule, theta, g, filled(rule, theta, [g], values) if memory is None else memory, values)
-    plain, scaled = _both(product, theta, found.gains)
-    share = scaled.largest.through(lambda mu: max(mu, 0.0) / found.limit)
-    return Stability(plain.largest, share, trial(f, theta, rule, values, memory))
+    plain, gain = ends(product, theta, most, rtol).largest, float(found.gains.max())
+    if float(found.gains.min()) > (1 - 1e-6) * gain:
+        scaled = plain.through(lambda x: gain * x)
+    else:
+        scaled = ends(preconditioned(product, found.gains), theta, most, rtol).largest
+    share = scaled.through(lambda mu: max(mu, 0.0) / found.limit)
+    return Stability(plain, share, trial(f, theta, rule, values, memory) if share.low > 1 else ())
 
 
-def _both(product: Product, theta: Tensor, gains: Tensor) -> tuple[Ends, Ends]:
-    """The ends of H, and of A^½ H A^½."""
-    plain = ends(product, theta)
-    gain = float(gains.max())
-    if float(gains.min()) > (1 - 1e-6) * gain:
-        return plain, plain._replace(largest=plain.largest.through(lambda x: gain * x))
-    root = gains.sqrt().to(theta)
-    return plain, ends(Product(lambda u: root * product(root * u), product.rung), theta)
+def preconditioned(product: Product, gains: Tensor) -> Product:
+    """Products with A^½ H A^½, for the gains A: (n,) of a rule: its largest eigenvalue is what its limit is for.
+
+    >>> preconditioned(Product(lambda u: 2 * u), torch.tensor([4.0, 1.0]))(torch.ones(2))
+    tensor([8., 2.])
+    """
+    root = gains.sqrt()
+    return product._replace(apply=lambda u: root.to(u) * product(root.to(u) * u))
 
 
 def trial(

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from thalweg.challenges.finding import Finding, Severity
 from thalweg.core.errors import DiagnosisError
-from thalweg.core.measured import CONFIDENCE, Measured
+from thalweg.core.measured import Measured, quantile
 from thalweg.core.network import Network
 
 FEWEST = 20  # steps
@@ -87,15 +86,8 @@ def updates(network: Network, ratios: Sequence[Tensor]) -> Updates:
         still = len(ordered) < FEWEST or float(ordered.quantile(0.5)) == 0  # it has no gradient, whatever lr is
         if bool(column[0].isfinite()) and not still:
             low, high = ordered.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
-            found.append(Updated(name, _median(ordered), high, low))
+            found.append(Updated(name, quantile(ordered, 0.5), high, low))
     return Updates(tuple(found), len(ratios))
-
-
-def _median(ordered: Tensor) -> Measured:
-    """The median, between the order statistics that enclose it with 95 %."""
-    n = len(ordered)
-    k = max(int(stats.binom.ppf((1 - CONFIDENCE) / 2, n, 0.5)), 1)
-    return Measured(float(ordered.quantile(0.5)), float(ordered[k - 1]), float(ordered[n - k]), n)
 
 
 def findings(measured: Updates) -> list[Finding]:

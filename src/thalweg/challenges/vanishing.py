@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from thalweg.challenges.finding import Finding, Severity
 from thalweg.challenges.propagation import Recurrent, Signal
-from thalweg.core.measured import Measured
+from thalweg.core.measured import Measured, over
 
 FADED = 1e-4  # of the last layer's gradient left at the first: eight ReLU layers as torch initialises them leave 1e-3
 LOST = 1e-6
@@ -138,7 +138,7 @@ def _forward(signal: Signal) -> list[Finding]:
         return []
     first, last = layers[0], layers[-1]
     a, b = last.variance, first.variance
-    grown = Measured(a.value / b.value, max(a.low, 0.0) / b.high, a.high / b.low if b.low > 0 else math.inf, b.n)
+    grown = over(a, b)
     if grown.low <= SPREAD and grown.high >= 1 / SPREAD:
         return []
     said = f"the variance over examples is {b.value:.2g} at {first.name} and {a.value:.2g} at {last.name}"

@@ -80,6 +80,20 @@ def proportion(count: int, n: int) -> Measured:
     return Measured(count / n, float(interval.low), float(interval.high), n)
 
 
+def quantile(draws: Tensor, p: float) -> Measured:
+    """A quantile of independent draws (n,), between the order statistics that enclose it with 95 %.
+
+    >>> print(quantile(torch.arange(101.0), 0.5))
+    50.0 (40.0 to 60.0)
+    """
+    n, ordered = len(draws), draws.double().cpu().sort().values
+    if not n:
+        return Measured(math.nan, 0.0, math.inf, 0)
+    low, high = (int(stats.binom.ppf(q, n, p)) for q in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    ends = float(ordered[low - 1]) if low else 0.0, float(ordered[high]) if high < n else math.inf
+    return Measured(float(ordered.quantile(p)), *ends, n)
+
+
 def jackknife(statistic: Callable[[Tensor], float], draws: Tensor) -> Measured:
     """A smooth statistic of independent draws (n, ...), less its bias: each is left out once (Quenouille, Tukey).
 
@@ -155,6 +169,18 @@ def fieller(square: float, linear: float, constant: float) -> tuple[float, float
     if constant > 0:  # all but what is between the roots, of which one is positive
         return constant / (linear + root) if linear + root > 0 else math.inf, math.inf
     return 0.0, math.inf
+
+
+def over(above: Measured, below: Measured) -> Measured:
+    """The quotient of two figures that are never negative, where nothing is known of how their errors go together.
+
+    It holds wherever theirs do.
+
+    >>> print(over(Measured(6.0, 5.0, 7.0, 20), Measured(2.0, 1.0, 2.5, 10)))
+    3.00 (2.00 to 7.00)
+    """
+    high = above.high / below.low if below.low > 0 else math.inf
+    return Measured(above.value / below.value, max(above.low, 0.0) / below.high, high, min(above.n, below.n))
 
 
 def quotient(above: Measured, below: Measured) -> Measured:

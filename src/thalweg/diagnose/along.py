@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 
 from thalweg.challenges import learning_rate, ordering, overfitting, spikes, stability, updates
+from thalweg.challenges.divergence import diverged
 from thalweg.challenges.finding import Finding
 from thalweg.core.errors import DiagnosisError
-from thalweg.core.measured import Measured, exactly
+from thalweg.core.measured import Measured
 from thalweg.diagnose.course import Course
 from thalweg.diagnose.looks import Found, Sight
 from thalweg.learning.batches import Batches
@@ -25,16 +26,8 @@ def course_itself(course: Course, sight: Sight) -> Found:
     """Losses and gradients of each step; where they end before their time, the learning rate is too high."""
     found = []
     if course.diverged:
-        found = [_diverged(course)]
+        found = [diverged(course.diverged, len(course.steps), "multiply lr by 0.1, or clip gradients")]
     return course.thinned(), found
-
-
-def _diverged(course: Course) -> Finding:
-    return Finding(
-        "lr above the stability limit", course.diverged, "critical", exactly(float(len(course.steps))),
-        "a loss that stays finite", "Goodfellow et al. 2016", "8.2.4", "multiply lr by 0.1, or clip gradients",
-        remedy={"lr_factor": 0.1},
-    )  # fmt: skip
 
 
 def early(course: Course, sight: Sight) -> Found:
@@ -91,10 +84,9 @@ def rates(course: Course, sight: Sight) -> Found:
 
 def changes(course: Course, sight: Sight) -> Found:
     """How far a step moves each weight."""
-    names = updates.weights(sight.network)
-    if not names:
+    if not updates.weights(sight.network):
         return None, []
-    measured = updates.updates(sight.network, torch.stack([course.changes[name] for name in names], 1).unbind())
+    measured = updates.updates(sight.network, course.ratios.unbind())
     return measured, updates.findings(measured)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from thalweg.challenges.inexact import Noise, gradient_noise, microbatch_gradients
-from thalweg.challenges.ordering import losses
+from thalweg.challenges.updates import update_ratios
 from thalweg.core.errors import DivergenceError, ThalwegError
-from thalweg.core.network import Batch, Network
+from thalweg.core.network import Batch
 from thalweg.learning.batches import Batches, Examples, permutation
+from thalweg.learning.risk import losses
 from thalweg.training.run import Point, Run
 
 POINTS = 500  # of the course that are kept for a picture
@@ -37,13 +39,14 @@ class Course(NamedTuple):
     steps: Tensor  # (k,), 1, 2, ...
     losses: Tensor  # (k,), on the step's batch, before the step
     gradient_norms: Tensor  # (k,)
-    changes: dict[str, Tensor]  # by parameter (k,): the length of each step over that of the parameter before it
+    ratios: Tensor  # (k, weights): the `update_ratios` of each step
     curve: list[Point]
     noise: list[NoiseAt]
     evaluated: list[int]  # after so many steps
     valid: Tensor  # (evaluations, examples): losses of examples of the validation part
     train: Tensor  # (evaluations, examples): of the training part
     diverged: str = ""  # why it ended before its time
+    refused: Mapping[str, str] = MappingProxyType({})  # what could not be measured on the way, and why
 
     @property
     def reached(self) -> float:
@@ -55,10 +58,10 @@ class Course(NamedTuple):
         """It with at most `POINTS` of its steps, and without the losses of examples."""
         k = len(self.steps)
         kept = torch.linspace(0, k - 1, min(k, POINTS)).round().long()
-        changes = {name: ratios[kept] for name, ratios in self.changes.items()}
         steps, losses, norms = (x[kept] for x in (self.steps, self.losses, self.gradient_norms))
         means = (self.valid.mean(1, keepdim=True), self.train.mean(1, keepdim=True))
-        return Course(steps, losses, norms, changes, self.curve, self.noise, self.evaluated, *means, self.diverged)
+        ratios = self.ratios[kept]
+        return Course(steps, losses, norms, ratios, self.curve, self.noise, self.evaluated, *means, self.diverged)
 
 
 @dataclass
@@ -68,11 +71,12 @@ class _Watch:
     run: Run
     until: int
     steps: list[tuple[int, float, float]] = field(default_factory=list)
-    changes: list[Tensor] = field(default_factory=list)
+    ratios: list[Tensor] = field(default_factory=list)
     noise: list[NoiseAt] = field(default_factory=list)
     evaluated: list[int] = field(default_factory=list)
     valid: list[Tensor] = field(default_factory=list)
     train: list[Tensor] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         run, ahead = self.run, self.until - self.run.t
@@ -87,34 +91,55 @@ class _Watch:
     def take(self, step: Any) -> None:
         """After a step."""
         self.steps.append((step.t, step.loss, float(step.g.norm())))
-        self.changes.append(_changes(self.run.network, self.before))
+        self.ratios.append(update_ratios(self.run.network, self.before, self.run.network.theta))
         self.before.copy_(self.run.network.theta)
         if step.t in self.noisy:
-            self.noise += _noise(self.run.network, self.fair, step.t)
+            self.look_at_noise(step.t)
         if step.t in self.judging:
             self.judge()
 
     def judge(self) -> None:
-        """Notes the losses of examples that are trained on, and of others; not where one example has no loss."""
+        """Notes the losses of examples that are trained on, and of others, as long as one example has a loss."""
         try:
             train, valid = (losses(self.run.network, data) for data in (self.seen, self.unseen))
-        except (ThalwegError, RuntimeError, ValueError, IndexError):
+        except (ThalwegError, RuntimeError, ValueError, IndexError) as error:
             self.judging = set()
+            self.refused["losses of examples"] = str(error)
             return
         self.evaluated.append(self.run.t)
         self.train.append(train)
         self.valid.append(valid)
 
+    def look_at_noise(self, t: int) -> None:
+        """Notes the noise now, of some draws of parts of batches, or of whole ones that are too small to be cut."""
+        parts = 8 if self.fair.size >= 16 else 1
+        try:
+            batches = [self.fair[t + i] for i in range(DRAWS // parts)]
+            draws = microbatch_gradients(self.run.network, batches, parts)
+        except (ThalwegError, RuntimeError, ValueError) as error:
+            self.noisy = set()
+            self.refused["gradient noise"] = str(error)
+            return
+        self.noise.append(NoiseAt(t, gradient_noise(draws, self.fair.size)))
+
     def course(self, diverged: str) -> Course:
         """All of it."""
         numbers = torch.tensor(self.steps, dtype=torch.float64).reshape(-1, 3)
-        names = self.run.network.names
-        ratios = torch.stack(self.changes, 1) if self.changes else torch.zeros(len(names), 0)
-        by_name = dict(zip(names, ratios, strict=True))
+        ratios = torch.stack(self.ratios) if self.ratios else torch.zeros(0, 0)
         steps, values, norms = numbers.unbind(1)
         valid, train = (torch.stack(x) if x else torch.zeros(0, 0) for x in (self.valid, self.train))
         return Course(
-            steps.long(), values, norms, by_name, self.run.curve, self.noise, self.evaluated, valid, train, diverged
+            steps.long(),
+            values,
+            norms,
+            ratios,
+            self.run.curve,
+            self.noise,
+            self.evaluated,
+            valid,
+            train,
+            diverged,
+            self.refused,
         )
 
 
@@ -133,22 +158,3 @@ def watched(run: Run, until: int, tell: Callable[[int, int, float], None]) -> Co
 def _some(data: Examples, seed: int) -> Batch:
     drawn: Batch = data.take(permutation(len(data), seed + 2, 0)[:JUDGED])
     return drawn
-
-
-def _changes(network: Network, before: Tensor) -> Tensor:
-    """Of each parameter the length of its change over its own before."""
-    lengths = [
-        torch.stack([piece.norm() for piece in torch.split(vector, network.sizes)])
-        for vector in (network.theta - before, before)
-    ]
-    return lengths[0] / lengths[1]
-
-
-def _noise(network: Network, fair: Batches, t: int) -> list[NoiseAt]:
-    """The noise now, of some draws of parts of batches, or of whole ones that are too small to be cut."""
-    parts = 8 if fair.size >= 16 else 1
-    try:
-        draws = microbatch_gradients(network, [fair[t + i] for i in range(DRAWS // parts)], parts)
-    except (ThalwegError, RuntimeError):
-        return []
-    return [NoiseAt(t, gradient_noise(draws, fair.size))]

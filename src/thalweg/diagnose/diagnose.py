@@ -92,6 +92,8 @@ def diagnose(
         first_loss, begun = before.loss, run.network.state()
         course = watched(run, until, lambda t, total, loss: tell(Progressed("training", t, total, f"loss {loss:.3g}")))
         after = Sight(run, first_loss, begun)
+        for name, reason in course.refused.items():
+            notes.refuse("run", name, " ".join(reason.split()))
         for name, along in ALONG.items():
             notes.take("run", name, lambda along=along: along(course, after))  # type: ignore[misc]
         if not course.diverged:

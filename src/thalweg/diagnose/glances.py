@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from thalweg.challenges import conditioning, inexact, ordering, propagation, stability, symmetry, units, vanishing
 from thalweg.challenges.finding import Finding
-from thalweg.challenges.spectrum import Ends, ends
-from thalweg.core.derivatives import Product, hessian_at, value_and_gradient
-from thalweg.core.errors import CurvatureError, DiagnosisError
+from thalweg.core.errors import DiagnosisError
 from thalweg.core.measured import Measured, exactly
 from thalweg.core.network import Batch, Network
 from thalweg.diagnose.examples import Called
@@ -57,8 +54,7 @@ class Loop:
 def noise(loop: Loop) -> Glance:
     """How noisy a gradient is; a few looks are put together by ratios of means."""
     draws = inexact.microbatch_gradients(loop.network, [loop.batch], min(SPLIT, len(loop.batch)), seed=loop.step)
-    small, big = float(draws.g.square().sum(1).mean()), float(draws.g.mean(0).square().sum())
-    loop.pairs.append(inexact.two_sizes(small, draws.size, big, draws.size * len(draws.g)))
+    loop.pairs.append(inexact.without_bias(draws))
     del loop.pairs[:-STRETCH]
     alone = len(loop.pairs) < ALONE
     measured = (
@@ -128,34 +124,9 @@ def steps(loop: Loop) -> Glance:
     """How much of what the rule stands its lr uses, on one batch; a trial only where that is more than all."""
     found = ruled(loop.optimizer, loop.network.parameters)
     f, theta = loop.network.on(loop.batch), loop.network.theta
-    _, g = value_and_gradient(f, theta)
-    edge = stability.edge(found.rule, theta, g.clone(), found.memory, found.knobs)
-    product = hessian_at(f, theta)
-    plain, scaled = _ends(product, theta, edge.gains)
-    share = scaled.through(lambda mu: max(mu, 0.0) / edge.limit)
-    trial = stability.trial(f, theta, found.rule, found.knobs, found.memory) if share.low > 1 else ()
-    measured = stability.Stability(plain, share, trial)
-    figures = {"sharpness": plain, "share of the stability limit": share}
+    measured = stability.stability_of(f, theta, found.rule, found.knobs, found.memory, PRODUCTS, NEAR)
+    figures = {"sharpness": measured.sharpness, "share of the stability limit": measured.share}
     return Glance(figures, stability.findings(measured))
-
-
-def _ends(product: Product, theta: Tensor, gains: Tensor) -> tuple[Measured, Measured]:
-    """The largest eigenvalues of H, and of A^½ H A^½, from a few products: surely not less than said."""
-
-    def largest(p: Product) -> Measured:
-        found: Ends = ends(p, theta, PRODUCTS, NEAR)
-        return found.largest
-
-    plain, gain = largest(product), float(gains.max())
-    if float(gains.min()) > (1 - 1e-6) * gain:
-        return plain, plain.through(lambda x: gain * x)
-    root = gains.sqrt().to(theta)
-    return plain, largest(Product(lambda u: root * product(root * u), product.rung))
-
-
-def refused(error: Exception) -> list[Finding]:
-    """What there is to say where a look cannot be had, beyond the reason."""
-    return [stability.refused(error)] if isinstance(error, CurvatureError) else []
 
 
 class Rung(NamedTuple):

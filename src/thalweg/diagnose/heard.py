@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.challenges.divergence import diverged
 from thalweg.challenges.finding import Finding, Severity
 from thalweg.core.errors import DiagnosisError
 from thalweg.core.measured import Measured, exactly
@@ -96,19 +97,9 @@ class Losses:
             return []
         (step, loss), latest = self.broken[0], self.broken[-1][0]
         severity: Severity = "critical" if latest == self.last else "warning"
-        return [
-            Finding(
-                "lr above the stability limit",
-                f"the loss is {loss:g} at step {step}, and no number at {self.count} of {self.last} steps",
-                severity,
-                exactly(float(self.count)),
-                "a loss that is a finite number",
-                "Goodfellow et al. 2016",
-                "8.2.4",
-                f"go back to before step {step}; lower lr or warm it up, clip gradients, and look at that step's batch",
-                remedy={"lr_factor": 0.1},
-            )
-        ]
+        what = f"the loss is {loss:g} at step {step}, and no number at {self.count} of {self.last} steps"
+        advice = f"go back to before step {step}; lower lr or warm it up, clip gradients, and look at that step's batch"
+        return [diverged(what, self.count, advice, severity)]
 
     def state(self) -> dict[str, Any]:
         """It as plain data."""

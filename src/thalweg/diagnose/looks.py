@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.challenges.critical_points import Point, point
 from thalweg.challenges.finding import Finding
-from thalweg.challenges.spectrum import Sharpness, sharpness
+from thalweg.challenges.sharpness import Sharpness, sharpness
 from thalweg.core.derivatives import value_and_gradient
 from thalweg.core.errors import DiagnosisError, ThalwegError
 from thalweg.core.lifted import lifted
@@ -30,6 +30,7 @@ from thalweg.training.run import Run
 
 SAMPLE = 512  # examples that a measurement of the whole network looks at
 PART = 256
+USED_UP = "the time given was used up"
 FAIR = 16  # batches
 SOON = 20  # steps
 
@@ -169,18 +170,21 @@ class Notes:
     refusals: dict[str, str] = field(default_factory=dict)
     until: float = math.inf
 
+    def refuse(self, stage: str, name: str, reason: str) -> None:
+        """Notes that something was not measured; one reason may stand in the way of several, and is noted once."""
+        if reason not in self.refusals.values():
+            self.refusals[f"{name}, {MOMENTS[stage]}"] = reason
+
     def take(self, stage: str, name: str, look: Callable[[], Found]) -> None:
         """Measures and notes; what cannot be measured is noted with the reason."""
         try:
             if time.perf_counter() > self.until:
-                raise DiagnosisError("the time given was used up")
+                raise DiagnosisError(USED_UP)
             with torch.random.fork_rng():
                 measured, found = look()
         except (ThalwegError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            reason = reason if isinstance(error, ThalwegError) else _first_sentence(reason)
-            if reason not in self.refusals.values():  # one reason may stand in the way of several measurements
-                self.refusals[f"{name}, {MOMENTS[stage]}"] = reason
+            self.refuse(stage, name, reason if isinstance(error, ThalwegError) else _first_sentence(reason))
         else:
             self.measurements.setdefault(stage, {})[name] = measured
             self.seen += [Seen(finding, stage) for finding in found]

@@ -8,32 +8,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.challenges import overfitting, spikes, updates
+from thalweg.challenges import updates
 from thalweg.challenges.finding import Finding
 from thalweg.core.errors import DiagnosisError
-from thalweg.core.measured import Measured
 from thalweg.core.network import Loss, Network
 from thalweg.core.undisturbed import looked_into, undisturbed
 from thalweg.diagnose.budget import Budget, Share
-from thalweg.diagnose.causes import ALARMS, Cause, Seen, causes
+from thalweg.diagnose.causes import Cause
 from thalweg.diagnose.examples import Forward, batch_of, network_of
-from thalweg.diagnose.glances import OF_KEPT, ONCE, RUNGS, Glance, Loop, refused
-from thalweg.diagnose.heard import Late, Losses, gradient_length
+from thalweg.diagnose.glances import OF_KEPT, ONCE, RUNGS, Glance, Loop
+from thalweg.diagnose.heard import Late, gradient_length
 from thalweg.diagnose.history import Series
 from thalweg.diagnose.kept import PAIRS, Kept
+from thalweg.diagnose.log import Log
 from thalweg.diagnose.ruled import plain_optimizer
 
-SOON = 20  # steps that are the start of a run
 FAILURES = 3  # of one look, after which it is left
-RATIOS = 256  # of updates that are kept
 FIRST_ORDER = {"gradient norm": (0.5, 0.05), "update ratio": (0.5, 0.2)}  # weight in the budget, steps of training
-FROM_THE_START = {"sorted data", "symmetric units"}  # whenever they were seen
 
 
 class Monitor:
@@ -82,20 +78,12 @@ class Monitor:
             raise DiagnosisError("the optimizer has no parameter of the model: give the one that trains it")
         self.loss, self.forward, self.batch_size, self.scaler = loss, forward, batch_size, scaler
         self.t = 0  # steps seen
-        self.skipped = 0  # of them, by the scaler
-        self.refused: dict[str, str] = {}
+        self._log = Log()
         shares = {name: Share(weight, steps, cheap=True) for name, (weight, steps) in FIRST_ORDER.items()}
         shares |= {name: Share(rung.weight, rung.steps) for name, rung in RUNGS.items()}
         self.budget = Budget(cost, shares)
         self._clock, self._ended = clock, math.nan
-        self._losses = Losses()
-        self._late, self._late_norms = Late(self._losses.hear), Late(self._hear_norm)
-        self._series: dict[str, Series] = {}
-        self._ratios: list[Tensor] = []
-        self._pairs: list[tuple[float, float]] = []
-        self._latest: dict[str, list[Finding]] = {}
-        self._since: dict[str, int] = {}
-        self._failures: dict[str, int] = {}
+        self._late, self._late_norms = Late(self._log.losses.hear), Late(self._hear_norm)
         self._kept = Kept()
         self._ready: list[str] = [*FIRST_ORDER, *(name for name in RUNGS if name not in OF_KEPT)]
         self._network: Network | None = None
@@ -127,7 +115,7 @@ class Monitor:
                 if "gradient norm" in self.budget.shares:
                     self.budget.drop("gradient norm")  # it is told from now on
         except Exception as error:  # noqa: BLE001 - as in _note, which would take as long as this
-            self._fail("loss", error)
+            self._log.failed("loss", error, self.t)
         if batch is not None and self._kept.wants(self.t) and "order" in self.budget.shares:
             self._note("order", lambda: self._kept.add(self.t, batch_of(batch, self._network_for(batch))))
         if self._updating is not None:
@@ -155,7 +143,7 @@ class Monitor:
 
     def evaluated(self, loss: Tensor | float) -> None:
         """The loss on held-out data, whenever the loop has one: whether it rises again."""
-        self._note("validation loss", lambda: self._add("validation loss", self.t, float(loss)))
+        self._note("validation loss", lambda: self._log.add("validation loss", self.t, float(loss)))
 
     def _take(self, name: str, batch: Any) -> float:
         """A look, in seconds."""
@@ -173,7 +161,7 @@ class Monitor:
         done = self._note(name, look)
         seconds = self._clock() - began
         self.budget.took(name, before + seconds)
-        if name in self.budget.shares and ((done and name in ONCE) or self._failures.get(name, 0) >= FAILURES):
+        if name in self.budget.shares and ((done and name in ONCE) or self._log.failures.get(name, 0) >= FAILURES):
             self.budget.drop(name)
         return seconds
 
@@ -182,15 +170,9 @@ class Monitor:
         try:
             look()
         except Exception as error:  # noqa: BLE001 - whatever a look meets is no matter of the loop
-            self._fail(name, error)
+            self._log.failed(name, error, self.t)
             return False
         return True
-
-    def _fail(self, name: str, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        self.refused[name] = f"{reason} (step {self.t})"
-        self._failures[name] = self._failures.get(name, 0) + 1
-        self._found(name, refused(error))
 
     # What is looked at
 
@@ -201,9 +183,9 @@ class Monitor:
 
     def _hear_norm(self, step: int, norm: float) -> None:
         if self.scaler is not None and not math.isfinite(norm):
-            self.skipped += 1
+            self._log.skipped += 1
         else:
-            self._add("gradient norm", step, norm)
+            self._log.add("gradient norm", step, norm)
 
     def _first_half(self) -> float:
         """Copies the parameters, before the next step."""
@@ -221,8 +203,8 @@ class Monitor:
         self._sync(network)
         change = float((network.theta - before).norm() / before.norm())
         if change or self.scaler is None:  # it may have skipped the step
-            self._ratios = [*self._ratios[1 - RATIOS :], updates.update_ratios(network, before, network.theta)]
-            self._add("update ratio", self.t, change)
+            self._log.ratios(updates.update_ratios(network, before, network.theta))
+            self._log.add("update ratio", self.t, change)
 
     def _glance(self, name: str, batch: Any) -> None:
         device = next(self.module.parameters()).device.type
@@ -236,12 +218,12 @@ class Monitor:
             self._sync(network)
             examples = batch_of(batch, network)
             size, looks = self.batch_size or len(examples), self.budget.shares[name].looks
-            fallen = self._losses.fallen
-            loop = Loop(network, self.optimizer, examples, self.t, size, fallen, looks, self._kept, self._pairs)
+            fallen, pairs = self._log.losses.fallen, self._log.pairs
+            loop = Loop(network, self.optimizer, examples, self.t, size, fallen, looks, self._kept, pairs)
             glance: Glance = RUNGS[name].look(loop)
         for figure, measured in glance.figures.items():
-            self._add(figure, self.t, measured.value, (measured.low, measured.high))
-        self._found(name, glance.findings)
+            self._log.add(figure, self.t, measured.value, (measured.low, measured.high))
+        self._log.found(name, glance.findings, self.t)
 
     def _network_for(self, batch: Any) -> Network:
         """What looks at the module; without a batch only its parameters are of interest."""
@@ -257,15 +239,6 @@ class Monitor:
         """The network's theta as the parameters are now."""
         torch._foreach_copy_([*network.views(network.theta).values()], [p.detach() for p in network.parameters])
 
-    def _add(self, figure: str, step: int, value: float, ends: tuple[float, float] | None = None) -> None:
-        self._series.setdefault(figure, Series()).add(step, value, ends)
-
-    def _found(self, name: str, findings: list[Finding]) -> None:
-        self._latest[name] = findings
-        for finding in findings:
-            if finding.severity in ALARMS:
-                self._since.setdefault(finding.name, self.t)
-
     def _flush(self) -> None:
         self._late.flush()
         self._late_norms.flush()
@@ -276,7 +249,17 @@ class Monitor:
     def history(self) -> dict[str, Series]:
         """Figures over the steps, by name: "loss", "gradient norm", "noise scale", "sharpness" and others."""
         self._flush()
-        return {"loss": self._losses.series, **self._series}
+        return {"loss": self._log.losses.series, **self._log.series}
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """What could not be looked at, and why."""
+        return self._log.refused
+
+    @property
+    def skipped(self) -> int:
+        """Steps that the scaler skipped."""
+        return self._log.skipped
 
     @property
     def waiting(self) -> dict[str, str]:
@@ -287,58 +270,23 @@ class Monitor:
     def causes(self) -> list[Cause]:
         """What the latest looks found, symptoms under their causes, the worst in front."""
         self._flush()
-        found = [finding for findings in self._latest.values() for finding in findings]
-        found += self._losses.findings()
-        norms = self._series.get("gradient norm", Series())
-        if len(norms) > spikes.FIRST:
-            found += spikes.findings(spikes.spikes(norms.values))
-        if valid := self._series.get("validation loss"):
-            found += overfitting.findings(overfitting.rise_of_curve(torch.tensor(valid.values)))
-        if len(self._ratios) >= updates.FEWEST:
-            found += updates.findings(updates.updates(self._network_for(None), self._ratios))
-        return causes(Seen(finding, self._stage(finding)) for finding in found)
+        return self._log.causes(self.t, lambda: self._network_for(None))
 
     def findings(self) -> list[Finding]:
         """The causes alone, the worst in front."""
         return [cause.finding for cause in self.causes()]
 
-    def _stage(self, finding: Finding) -> str:
-        since = self._since.get(finding.name, self.t)
-        return "start" if since <= SOON or finding.name in FROM_THE_START else "run"
-
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far as plain data, to go on from."""
         self._flush()
-        return {
-            "t": self.t,
-            "skipped": self.skipped,
-            "refused": dict(self.refused),
-            "budget": self.budget.state(),
-            "losses": self._losses.state(),
-            "series": {name: series.state() for name, series in self._series.items()},
-            "ratios": [ratios.tolist() for ratios in self._ratios],
-            "pairs": [list(pair) for pair in self._pairs],
-            "latest": {name: [asdict(finding) for finding in found] for name, found in self._latest.items()},
-            "since": dict(self._since),
-        }
+        return {"t": self.t, "budget": self.budget.state(), **self._log.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state_dict of a monitor of the same model."""
-        self.t, self.skipped, self.refused = state["t"], state["skipped"], dict(state["refused"])
+        self.t = state["t"]
         self.budget.load(state["budget"])
-        self._losses.load(state["losses"])
-        self._series = {name: Series() for name in state["series"]}
-        for name, series in self._series.items():
-            series.load(state["series"][name])
-        self._ratios = [torch.tensor(ratios) for ratios in state["ratios"]]
-        self._pairs = [(trace, squared) for trace, squared in state["pairs"]]
-        self._latest = {name: [_finding(each) for each in found] for name, found in state["latest"].items()}
-        self._since = dict(state["since"])
+        self._log.load(state)
 
 
 def _no_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     raise DiagnosisError("no batch was given to step(): there is nothing to measure on")
-
-
-def _finding(plain: Mapping[str, Any]) -> Finding:
-    return Finding(**{**plain, "measured": Measured(*plain["measured"])})

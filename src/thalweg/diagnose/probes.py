@@ -24,6 +24,7 @@ from thalweg.challenges import (
     vanishing,
     wrong_labels,
 )
+from thalweg.challenges import sharpness as sharpnesses
 from thalweg.core.errors import CurvatureError, DiagnosisError
 from thalweg.core.measured import Measured, proportion
 from thalweg.diagnose.looks import Found, Look, Sight
@@ -130,7 +131,7 @@ def sharpness(sight: Sight) -> Found:
     try:
         found = sight.sharpness
         exact = found.examples >= len(sight.problem.train)  # it is that of the loss that is trained on
-        return found, [] if exact else spectrum.findings(found)
+        return found, [] if exact else sharpnesses.findings(found)
     except CurvatureError as error:
         return None, [stability.refused(error)]
 

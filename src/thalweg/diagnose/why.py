@@ -17,7 +17,7 @@ from thalweg.challenges.inexact import NOISY, Noise
 from thalweg.challenges.propagation import Layer, Signal
 from thalweg.challenges.spectrum import Spectrum
 from thalweg.challenges.stability import Stability
-from thalweg.core.measured import Measured
+from thalweg.core.measured import Measured, over
 from thalweg.diagnose.course import Course
 from thalweg.diagnose.diagnosis import Diagnosis
 from thalweg.training.recipe import Recipe
@@ -97,7 +97,7 @@ def _layers(contest: _Contest, diagnosis: Diagnosis) -> Iterator[Reason]:
         sized = [(layer, size) for layer in signal.layers if (size := layer.weight_gradient) and size.value > 0]
         if len(sized) > 1:
             (low, least), (high, most) = (pick(sized, key=lambda pair: pair[1].value) for pick in (min, max))
-            apart = _over(most, least)
+            apart = over(most, least)
             yield from _evened(contest, "layers", apart, UNEVEN, _of_layers(apart, low, high))
 
 
@@ -207,11 +207,6 @@ def _difficulties(diagnosis: Diagnosis) -> list[Reason]:
 
 def _do(advice: str) -> str:
     return f"{advice[0].upper()}{advice[1:].rstrip('.')}." if advice else ""
-
-
-def _over(a: Measured, b: Measured) -> Measured:
-    """A ratio of two that were measured apart: its interval holds wherever theirs do."""
-    return Measured(a.value / b.value, a.low / b.high, a.high / b.low if b.low > 0 else math.inf, min(a.n, b.n))
 
 
 def _figure(figure: Measured) -> str:

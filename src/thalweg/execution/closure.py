@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.core.derivatives import Graph, Product, flat, gauss_newton_at, hessian_at, rows
+from thalweg.core.derivatives import Graph, Product, flat, gauss_newton_at, hessian_at
 from thalweg.core.errors import AlgorithmError
+from thalweg.core.jacobian import rows
 
 
 class Objective:

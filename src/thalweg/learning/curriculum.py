@@ -14,7 +14,7 @@ from torch import Tensor
 from thalweg.core.errors import ProblemError
 from thalweg.core.network import Batch, Network
 from thalweg.learning.batches import Batches, Examples
-from thalweg.learning.risk import CHUNK
+from thalweg.learning.risk import CHUNK, losses
 
 Difficulty = Callable[[Tensor, Tensor], Tensor]  # of inputs (b, ...) and targets (b, ...), a score for each (b,)
 Pacing = Callable[[float, float], float]  # of the part s of the way that is done, and the share of examples at s = 0
@@ -179,7 +179,6 @@ def taught_by(teacher: Network) -> Difficulty:
     """
 
     def difficulty(inputs: Tensor, targets: Tensor) -> Tensor:
-        outputs = teacher.outputs(inputs)
-        return torch.stack([teacher.loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))])
+        return losses(teacher, Batch(inputs, targets))
 
     return difficulty

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.core.errors import ProblemError
-from thalweg.core.network import Loss, Network
+from thalweg.core.network import Batch, Loss, Network
 from thalweg.learning.batches import Arrays, Examples
 
 CHUNK = 4096  # examples evaluated at once
@@ -133,3 +133,15 @@ def risk(network: Network, data: Examples, measure: Metric) -> tuple[float, floa
     with torch.no_grad():
         loss = float(network.loss(outputs, targets))
     return loss, loss if measure.fn is network.loss else measure(outputs, targets)
+
+
+def losses(network: Network, data: Batch) -> Tensor:
+    """The loss of each example (b,), in evaluation mode.
+
+    >>> network = Network(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss)
+    >>> losses(network, Batch(torch.ones(5, 2), torch.ones(5, 1))).shape
+    torch.Size([5])
+    """
+    outputs = network.outputs(data.inputs)
+    with torch.no_grad():
+        return torch.stack([network.loss(outputs[i : i + 1], data.targets[i : i + 1]) for i in range(len(outputs))])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thalweg.core.rule import Rule, clock, rule, zeros
-from thalweg.core.status import going
+from thalweg.core.rule import Rule
 from thalweg.second_order.blocks import cut
 from thalweg.second_order.eigenbasis import (
     bases_of,
@@ -19,13 +18,30 @@ from thalweg.second_order.eigenbasis import (
     size_of_moments,
     solved,
 )
-from thalweg.second_order.estimate import Choices, Estimate, nothing
+from thalweg.second_order.estimate import Choices, Estimate
 from thalweg.second_order.kronecker import Sharing, expand
-from thalweg.second_order.kronecker_step import Due, Knobs, Memory, Metric, kronecker_step
+from thalweg.second_order.kronecker_step import Due, Metric, kronecker_rule
 from thalweg.second_order.processes import Average, alone
 from thalweg.second_order.quadratic import Length, by_model
-from thalweg.second_order.radius import unset
 from thalweg.second_order.treatment import Others, refuse
+
+DESCRIPTION = """
+EKFAC (George et al. 2018, Algorithm 1): K-FAC whose eigenvalues are second moments of gradients.
+
+Every `every` steps the eigenvectors of K-FAC's factors are found; in their basis the diagonal of the Fisher
+matrix is estimated with each estimate of the factors, as a mean that fades as theirs does, and carried over to
+the next basis. gamma² is added to it. All else is as in `kfac`, of which this costs a little more. The paper
+has steps of lr with a fixed damping, finds the basis from one batch, and begins the mean anew in each basis: on
+small batches that was too noisy.
+
+>>> from thalweg import Batch, Network, descend
+>>> network = Network(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss)
+>>> batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0], [6.0]]))
+>>> for _ in descend(network, ekfac, [batch] * 5, damping=0.0):
+...     pass
+>>> network.theta.round(decimals=3)
+tensor([1., 2.])
+"""
 
 
 def ekfac_with(
@@ -37,40 +53,7 @@ def ekfac_with(
     >>> ekfac_with(others=diagonal).name
     'ekfac'
     """
-    choices = Choices(step, sharing, others, average)
-
-    @rule(per="vector", batched=False)
-    def ekfac(
-        g, theta, f, before=zeros, layout=nothing, statistics=nothing, basis=nothing,
-        strength=unset, initial=unset, gamma=unset, t=clock, status=going,
-        *, lr=1.0, momentum=0.95, damping=0.3, weight_decay=0.0, kl_clip=0.0, decay=0.95, every=20.0,
-        estimate_every=1.0, adapt_every=5.0, omega=0.9, least=1e-6, burn_in=0.0, share=1.0, samples=1.0,
-        max_dim=2048.0, seed=0.0,
-    ):  # fmt: skip
-        """EKFAC (George et al. 2018, Algorithm 1): K-FAC whose eigenvalues are second moments of gradients.
-
-        Every `every` steps the eigenvectors of K-FAC's factors are found; in their basis the diagonal of the Fisher
-        matrix is estimated with each estimate of the factors, as a mean that fades as theirs does, and carried over to
-        the next basis. gamma² is added to it. All else is as in `kfac`, of which this costs a little more. The paper
-        has steps of lr with a fixed damping, finds the basis from one batch, and begins the mean anew in each basis: on
-        small batches that was too noisy.
-
-        >>> from thalweg import Batch, Network, descend
-        >>> network = Network(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss)
-        >>> batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0], [6.0]]))
-        >>> for _ in descend(network, ekfac, [batch] * 5, damping=0.0):
-        ...     pass
-        >>> network.theta.round(decimals=3)
-        tensor([1., 2.])
-        """
-        memory = Memory(before, layout, statistics, basis, strength, initial, gamma, t)
-        knobs = Knobs(
-            lr, momentum, damping, weight_decay, kl_clip, decay, every, estimate_every, adapt_every, omega, least,
-            burn_in, share, samples, max_dim, seed,
-        )  # fmt: skip
-        return kronecker_step(rotated, choices, g, theta, f, memory, knobs)
-
-    return ekfac
+    return kronecker_rule("ekfac", DESCRIPTION, rotated, Choices(step, sharing, others, average))
 
 
 def rotated(found: Estimate, kept: Tensor | None, g: Tensor, due: Due, choices: Choices) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thalweg.core.derivatives import jacobian, residuals
+from thalweg.core.jacobian import jacobian, residuals
 from thalweg.core.rule import Rule, rule
 from thalweg.core.status import Status, going
 from thalweg.second_order.descent import descended

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from thalweg.core.rule import Rule, clock, rule, zeros
-from thalweg.core.status import going
+from thalweg.core.rule import Rule
 from thalweg.second_order.blocks import Factors, cut, joined
-from thalweg.second_order.estimate import Choices, Estimate, nothing
+from thalweg.second_order.estimate import Choices, Estimate
 from thalweg.second_order.kronecker import Sharing, expand
-from thalweg.second_order.kronecker_step import Due, Knobs, Memory, Metric, kronecker_step
+from thalweg.second_order.kronecker_step import Due, Metric, kronecker_rule
 from thalweg.second_order.processes import Average, alone
 from thalweg.second_order.quadratic import Length, by_model
-from thalweg.second_order.radius import unset
 from thalweg.second_order.tikhonov import inverses, solved
 from thalweg.second_order.treatment import Others, refuse
+
+DESCRIPTION = """
+K-FAC (Martens and Grosse 2015, Algorithm 2): the gradient over the Fisher matrix, which is taken in factors.
+
+Each layer's block is A ⊗ G, A the mean of what comes in times itself, G of the gradients at what goes out; see
+`treatment.py` for all kinds of layers. G is of the true Fisher matrix, for `samples` products with random signs
+an example, or exactly (0): not the empirical one. Both are estimated every `estimate_every` steps, on `share`
+of the batch, as means that fade by `decay`, and inverted every `every` steps after gamma² was added, split
+between them.
+
+The step is lr times the best combination of that direction and the step before, by a quadratic model with the
+exact Fisher matrix; of the latter at most `momentum`. The model is damped by strength, at first `damping` times
+the curvature along g, then by Levenberg's and Marquardt's rule: every `adapt_every` steps it is divided or
+multiplied by omega^adapt_every (0: neither it nor gamma adapts). It does not fall below `least` of the first.
+The model's divergence is at most `kl_clip` (0: any), and its promise at most f. `weight_decay` is that of a
+penalty on f. In the first `burn_in` steps the factors are estimated and nothing moves.
+
+Martens and Grosse have omega = 0.95; 0.9 was faster on the autoencoder of their kind that was tried, where
+estimate_every = 4 saved time too (but not where batches come in a fixed order: it then sees some of them only).
+They let gamma go as it will: the bound from above, the strength at first, was needed there.
+
+Raises CurvatureError for an f without a module, of a loss that is not known as a likelihood, or with parameters
+without factors, as `others` says. Sides longer than max_dim have diagonal factors.
+
+>>> import torch
+>>> from thalweg import Batch, Network, descend
+>>> network = Network(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss)
+>>> batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0], [6.0]]))
+>>> for _ in descend(network, kfac, [batch] * 5, damping=0.0):
+...     pass
+>>> network.theta.round(decimals=3)
+tensor([1., 2.])
+"""
 
 
 def kfac_with(
@@ -30,55 +61,7 @@ def kfac_with(
     >>> kfac_with(step=by_lr).name
     'kfac'
     """
-    choices = Choices(step, sharing, others, average)
-
-    @rule(per="vector", batched=False)
-    def kfac(
-        g, theta, f, before=zeros, layout=nothing, statistics=nothing, inverse=nothing,
-        strength=unset, initial=unset, gamma=unset, t=clock, status=going,
-        *, lr=1.0, momentum=0.95, damping=0.3, weight_decay=0.0, kl_clip=0.0, decay=0.95, every=20.0,
-        estimate_every=1.0, adapt_every=5.0, omega=0.9, least=1e-6, burn_in=0.0, share=1.0, samples=1.0,
-        max_dim=2048.0, seed=0.0,
-    ):  # fmt: skip
-        """K-FAC (Martens and Grosse 2015, Algorithm 2): the gradient over the Fisher matrix, which is taken in factors.
-
-        Each layer's block is A ⊗ G, A the mean of what comes in times itself, G of the gradients at what goes out; see
-        `treatment.py` for all kinds of layers. G is of the true Fisher matrix, for `samples` products with random signs
-        an example, or exactly (0): not the empirical one. Both are estimated every `estimate_every` steps, on `share`
-        of the batch, as means that fade by `decay`, and inverted every `every` steps after gamma² was added, split
-        between them.
-
-        The step is lr times the best combination of that direction and the step before, by a quadratic model with the
-        exact Fisher matrix; of the latter at most `momentum`. The model is damped by strength, at first `damping` times
-        the curvature along g, then by Levenberg's and Marquardt's rule: every `adapt_every` steps it is divided or
-        multiplied by omega^adapt_every (0: neither it nor gamma adapts). It does not fall below `least` of the first.
-        The model's divergence is at most `kl_clip` (0: any), and its promise at most f. `weight_decay` is that of a
-        penalty on f. In the first `burn_in` steps the factors are estimated and nothing moves.
-
-        Martens and Grosse have omega = 0.95; 0.9 was faster on the autoencoder of their kind that was tried, where
-        estimate_every = 4 saved time too (but not where batches come in a fixed order: it then sees some of them only).
-        They let gamma go as it will: the bound from above, the strength at first, was needed there.
-
-        Raises CurvatureError for an f without a module, of a loss that is not known as a likelihood, or with parameters
-        without factors, as `others` says. Sides longer than max_dim have diagonal factors.
-
-        >>> import torch
-        >>> from thalweg import Batch, Network, descend
-        >>> network = Network(torch.nn.Linear(2, 1, bias=False), torch.nn.functional.mse_loss)
-        >>> batch = Batch(torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0], [6.0]]))
-        >>> for _ in descend(network, kfac, [batch] * 5, damping=0.0):
-        ...     pass
-        >>> network.theta.round(decimals=3)
-        tensor([1., 2.])
-        """
-        memory = Memory(before, layout, statistics, inverse, strength, initial, gamma, t)
-        knobs = Knobs(
-            lr, momentum, damping, weight_decay, kl_clip, decay, every, estimate_every, adapt_every, omega, least,
-            burn_in, share, samples, max_dim, seed,
-        )  # fmt: skip
-        return kronecker_step(inverted, choices, g, theta, f, memory, knobs)
-
-    return kfac
+    return kronecker_rule("kfac", DESCRIPTION, inverted, Choices(step, sharing, others, average))
 
 
 def inverted(found: Estimate, kept: Tensor | None, g: Tensor, due: Due, choices: Choices) -> Metric:

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from thalweg.core.status import Status
+from thalweg.core.rule import Rule, clock, rule, zeros
+from thalweg.core.status import Status, going
 from thalweg.second_order.adaptive_damping import Damping, Objective, begun, gammas, judged
-from thalweg.second_order.estimate import Choices, Estimate, estimate
+from thalweg.second_order.estimate import Choices, Estimate, estimate, nothing
 from thalweg.second_order.hessian_free import part_of
 from thalweg.second_order.linear import length
 from thalweg.second_order.quadratic import clipped, stepped
-
-
-class Knobs(NamedTuple):
-    """Those of both rules, in their order."""
-
-    lr: float
-    momentum: float
-    damping: float
-    weight_decay: float
-    kl_clip: float
-    decay: float
-    every: float
-    estimate_every: float
-    adapt_every: float
-    omega: float
-    least: float
-    burn_in: float
-    share: float
-    samples: float
-    max_dim: float
-    seed: float
-
-
-class Memory(NamedTuple):
-    """That of both rules, in their order, without the status."""
-
-    before: Tensor  # (n,), the last step
-    layout: Tensor | None  # (blocks, 7)
-    statistics: Tensor | None  # the factors end to end
-    kept: Tensor | None  # what the metric keeps of them
-    strength: float
-    initial: float
-    gamma: float
-    t: int
+from thalweg.second_order.radius import unset
 
 
 class Metric(NamedTuple):
@@ -69,46 +39,55 @@ class Due(NamedTuple):
 Made = Callable[[Estimate, Tensor | None, Tensor, Due, Choices], Metric]  # of what was kept, and g
 
 
-def kronecker_step(
-    make: Made, choices: Choices, g: Tensor, theta: Tensor, f: Any, memory: Memory, knobs: Knobs
-) -> tuple[Any, ...]:
-    """The step, the new memory and the status."""
-    t, still = memory.t, torch.zeros_like(theta)
-    objective = Objective(f, knobs.weight_decay, choices.average)
-    value, g = objective(theta), g + knobs.weight_decay * theta
-    if not (math.isfinite(value) and math.isfinite(length(g))):
-        return still, *memory, int(Status.NOT_FINITE)
-    if not g.any():
-        return still, *memory, int(Status.CONVERGED)
-    fading = _fading(t // knobs.estimate_every, knobs.decay)
-    found = estimate(
-        part_of(f, knobs.share, t, knobs.seed), theta, (memory.layout, memory.statistics), choices,
-        due=t % knobs.estimate_every == 0 or t < knobs.burn_in,
-        fading=fading,
-        samples=knobs.samples, max_dim=knobs.max_dim, t=t, seed=knobs.seed,
-    )  # fmt: skip
-    if found is None:
-        return still, *memory, int(Status.NOT_FINITE)
-    damping = Damping(memory.strength, memory.initial, memory.gamma)
-    damping = begun(damping, found.outputs, g, knobs.damping, knobs.weight_decay, choices.average)
-    due = Due(t % knobs.every == 0 or found.changed or memory.kept is None, damping.gamma, fading)
-    metric = make(found, memory.kept, g, due, choices)
-    step = stepped(
-        found.outputs, g, memory.before, damping.strength + knobs.weight_decay, metric.propose,
-        gammas(damping, knobs.weight_decay, t, knobs.omega) if knobs.adapt_every else [damping.gamma],
-        lambda model: clipped(model, choices.step(model, knobs.lr, knobs.momentum), knobs.kl_clip, value),
-        choices.average,
-    )  # fmt: skip
-    kept = metric.keep(step.gamma)
-    if t < knobs.burn_in:
-        delta, status = still, Status.GOING_ON
-    else:
-        delta, damping, status = judged(
-            objective, theta, g, value, step, damping,
-            due=knobs.adapt_every > 0 and (t + 1) % knobs.adapt_every == 0,
-            factor=knobs.omega**knobs.adapt_every, least=knobs.least,
+def kronecker_rule(name: str, doc: str, make: Made, choices: Choices) -> Rule:
+    """The rule of a metric, under its own name and description; `kept` is what the metric keeps of the factors."""
+
+    @rule(per="vector", batched=False)
+    def declared(
+        g, theta, f, before=zeros, layout=nothing, statistics=nothing, kept=nothing,
+        strength=unset, initial=unset, gamma=unset, t=clock, status=going,
+        *, lr=1.0, momentum=0.95, damping=0.3, weight_decay=0.0, kl_clip=0.0, decay=0.95, every=20.0,
+        estimate_every=1.0, adapt_every=5.0, omega=0.9, least=1e-6, burn_in=0.0, share=1.0, samples=1.0,
+        max_dim=2048.0, seed=0.0,
+    ):  # fmt: skip
+        still, held = torch.zeros_like(theta), (before, layout, statistics, kept, strength, initial, gamma, t)
+        objective = Objective(f, weight_decay, choices.average)
+        value, g = objective(theta), g + weight_decay * theta
+        if not (math.isfinite(value) and math.isfinite(length(g))):
+            return still, *held, int(Status.NOT_FINITE)
+        if not g.any():
+            return still, *held, int(Status.CONVERGED)
+        fading = _fading(t // estimate_every, decay)
+        found = estimate(
+            part_of(f, share, t, seed), theta, (layout, statistics), choices,
+            due=t % estimate_every == 0 or t < burn_in,
+            fading=fading,
+            samples=samples, max_dim=max_dim, t=t, seed=seed,
         )  # fmt: skip
-    return delta, delta, found.layout, found.statistics, kept, *damping, t + 1, int(status)
+        if found is None:
+            return still, *held, int(Status.NOT_FINITE)
+        adaptive = Damping(strength, initial, gamma)
+        adaptive = begun(adaptive, found.outputs, g, damping, weight_decay, choices.average)
+        due = Due(t % every == 0 or found.changed or kept is None, adaptive.gamma, fading)
+        metric = make(found, kept, g, due, choices)
+        step = stepped(
+            found.outputs, g, before, adaptive.strength + weight_decay, metric.propose,
+            gammas(adaptive, weight_decay, t, omega) if adapt_every else [adaptive.gamma],
+            lambda model: clipped(model, choices.step(model, lr, momentum), kl_clip, value),
+            choices.average,
+        )  # fmt: skip
+        kept = metric.keep(step.gamma)
+        if t < burn_in:
+            delta, status = still, Status.GOING_ON
+        else:
+            delta, adaptive, status = judged(
+                objective, theta, g, value, step, adaptive,
+                due=adapt_every > 0 and (t + 1) % adapt_every == 0,
+                factor=omega**adapt_every, least=least,
+            )  # fmt: skip
+        return delta, delta, found.layout, found.statistics, kept, *adaptive, t + 1, int(status)
+
+    return replace(declared, name=name, doc=inspect.cleandoc(doc))
 
 
 def _fading(count: float, decay: float) -> float:

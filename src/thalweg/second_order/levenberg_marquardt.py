@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.core.derivatives import jacobian, residuals
+from thalweg.core.jacobian import jacobian, residuals
 from thalweg.core.rule import rule, zeros
 from thalweg.core.status import Status, going
 from thalweg.second_order.box import box, held, inside, outside
