@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg import contest
 from thalweg.algorithms import ALGORITHMS, SECOND_ORDER
 from thalweg.comparison.result import Study
 from thalweg.comparison.study import Record, digest
@@ -235,12 +234,3 @@ def test_it_says_what_explains_the_ranking_or_that_nothing_does(study):
     assert study.facts["why"] and all(set(reason) == {"kind", "text"} for reason in study.facts["why"])
     assert study.recipe.algorithm in study.facts["why"][0]["text"]
     assert study.facts["why"][0]["text"] in (study.folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_it_says_so_where_its_time_did_not_pay_for_the_whole_diagnosis(study, monkeypatch):
-    monkeypatch.setattr(contest, "DIAGNOSED", 0.0)
-    run = contest._Contest(spirals(), study.folder, {"budget": 60.0, "seed": 0}, {}, 1, lambda event: None)
-    assert run._why(study)[-1] == {
-        "kind": "cut short",
-        "text": "0% of the budget paid for a part of the diagnosis only.",
-    }

@@ -30,10 +30,8 @@ from thalweg.comparison.spaces import Space, space
 from thalweg.comparison.spaces import base as starting
 from thalweg.comparison.study import Record, Trial
 from thalweg.comparison.trial import worker
-from thalweg.core.errors import BudgetError, StorageError, ThalwegError
-from thalweg.diagnose.diagnose import diagnose
-from thalweg.diagnose.looks import USED_UP
-from thalweg.diagnose.why import Rank, reasons
+from thalweg.core.errors import BudgetError, StorageError
+from thalweg.diagnose.why import Rank, explained
 from thalweg.execution.pool import Pool
 from thalweg.learning.risk import risk
 from thalweg.report.page import write_report
@@ -44,7 +42,6 @@ from thalweg.training.recipe import Recipe
 from thalweg.training.run import Run
 
 BUDGET = "2m"  # where none is given
-WATCHED = 150  # steps of the winner's run that are diagnosed
 DIAGNOSED = 0.05  # of a budget of time
 
 
@@ -215,7 +212,14 @@ class _Contest:
         noted = remarks(study.verdict, study.trials, searches, self.problem)
         record.note("remarks", [asdict(remark) for remark in noted])
         recommended = study.verdict.recommended
-        record.note("why", self._why(study))
+        self.progress(Event("diagnosis", 0, 1))
+        ranks = [
+            Rank(standing.algorithm, standing.algorithm in study.verdict.tied) for standing in study.verdict.standings
+        ]
+        seconds = math.inf if limit is None else DIAGNOSED * limit
+        why = explained(self.problem, study.recipe, ranks, self.settings["seed"], seconds)
+        record.note("why", [reason._asdict() for reason in why])
+        self.progress(Event("diagnosis", 1, 1, why[0].text))
         self._final(record, race.finish(recommended, study.recipe), plans[recommended])
         record.note("times", {"wall_seconds": round(elapsed(), 1), "cpu_seconds": _cpu_seconds(record)})
         shutil.rmtree(states)
@@ -232,25 +236,6 @@ class _Contest:
             self.progress(event)
 
         return progress
-
-    def _why(self, study: Study) -> list[dict[str, str]]:
-        """What explains the ranking: a short run of the recommended recipe is diagnosed, for a share of the budget."""
-        self.progress(Event("diagnosis", 0, 1))
-        limit, recipe, verdict = self.settings["budget"], study.recipe, study.verdict
-        seconds = math.inf if limit is None else DIAGNOSED * limit
-        try:
-            seen = diagnose(
-                self.problem, recipe, steps=min(recipe.steps, WATCHED), seed=self.settings["seed"], seconds=seconds
-            )
-        except ThalwegError as error:
-            return [{"kind": "not diagnosed", "text": str(error)}]
-        ranks = [Rank(standing.algorithm, standing.algorithm in verdict.tied) for standing in verdict.standings]
-        found = [reason._asdict() for reason in reasons(recipe, ranks, seen)]
-        if USED_UP in seen.refusals.values():
-            text = f"{DIAGNOSED:.0%} of the budget paid for a part of the diagnosis only."
-            found.append({"kind": "cut short", "text": text})
-        self.progress(Event("diagnosis", 1, 1, seen.headline))
-        return found
 
     def _final(self, record: Record, trial: Trial, plan: Plan) -> None:
         """Trains with the recommended recipe on a fresh seed; the test set is touched here, and only here."""

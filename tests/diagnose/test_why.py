@@ -1,9 +1,11 @@
 """Why a recipe won: only what was measured and agrees with the ranking is said, and else that nothing is."""
 
+import copy
 import math
 
 import pytest
 import torch
+from torch import nn
 
 from thalweg.challenges.conditioning import Inputs
 from thalweg.challenges.finding import Finding
@@ -15,7 +17,8 @@ from thalweg.core.measured import Measured, exactly
 from thalweg.diagnose.causes import Seen, causes
 from thalweg.diagnose.course import Course, NoiseAt
 from thalweg.diagnose.diagnosis import Diagnosis
-from thalweg.diagnose.why import Rank, family, reasons
+from thalweg.diagnose.why import Rank, explained, family, reasons
+from thalweg.training.problem import Problem
 from thalweg.training.recipe import Recipe
 
 ADAM = [Rank("adam", True), Rank("rmsprop", True), Rank("sgd", False), Rank("momentum", False)]
@@ -123,3 +126,15 @@ def test_every_algorithm_that_compare_races_has_a_family():
         name: family(name) for name in ("sgd", "nesterov", "adagrad", "rmsprop", "adamw", "lion", "newton", "ekfac")
     }
     assert [*families.values()] == ["plain"] * 2 + ["adaptive"] * 4 + ["second-order"] * 2
+
+
+def test_a_winner_that_cannot_be_diagnosed_and_time_that_is_too_short_are_said():
+    recipe, data = Recipe("sgd", 20, 10), (torch.ones(20, 2), torch.zeros(20, 1))
+    broken = nn.Linear(2, 1)
+    broken.weight.data.fill_(math.nan)
+    problem = Problem(lambda: copy.deepcopy(broken), data, data, loss=nn.functional.mse_loss)
+    (only,) = explained(problem, recipe, SGD)
+    assert only.kind == "not diagnosed" and "NaN" in only.text
+    sound = Problem(lambda: nn.Linear(2, 1), data, data, loss=nn.functional.mse_loss)
+    assert explained(sound, recipe, SGD, seconds=0.0)[-1].kind == "cut short"
+    assert all(reason.kind != "cut short" for reason in explained(sound, recipe, SGD))

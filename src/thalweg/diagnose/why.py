@@ -17,13 +17,18 @@ from thalweg.challenges.inexact import NOISY, Noise
 from thalweg.challenges.propagation import Layer, Signal
 from thalweg.challenges.spectrum import Spectrum
 from thalweg.challenges.stability import Stability
+from thalweg.core.errors import ThalwegError
 from thalweg.core.measured import Measured, over
 from thalweg.diagnose.course import Course
+from thalweg.diagnose.diagnose import diagnose
 from thalweg.diagnose.diagnosis import Diagnosis
+from thalweg.diagnose.looks import USED_UP
+from thalweg.training.problem import Problem
 from thalweg.training.recipe import Recipe
 
 UNEVEN = 10.0  # between the gradients of two layers: with one lr, one of them goes a tenth of the other's way
 CURVED = 100.0  # between curvatures, likewise: gradient descent takes as many steps along the flattest
+WATCHED = 150  # steps of the winner's run
 NEAR, FAR = 0.5, 0.05  # of the stability limit: a larger lr would soon diverge; curvature is not what bounds lr
 
 _FAMILIES = {"3": "plain", "5": "adaptive", "6": "second-order"}  # by the section of the book
@@ -57,6 +62,26 @@ def reasons(winner: Recipe, ranking: Sequence[Rank], diagnosis: Diagnosis) -> li
     apart = [*_layers(contest, diagnosis), *_features(contest, diagnosis), *_curvature(contest, diagnosis)]
     beside = [*_stability(contest, diagnosis), *_noise(contest, diagnosis)]  # true, but of every algorithm
     return [*(apart or [_nothing(contest)]), *beside, *_difficulties(diagnosis)]
+
+
+def explained(
+    problem: Problem, winner: Recipe, ranking: Sequence[Rank], seed: int = 0, seconds: float = math.inf
+) -> list[Reason]:
+    """The reasons from a diagnosis of a short run of the winner's recipe, for so many seconds; or why there is none.
+
+    >>> from thalweg.training.builtin import digits
+    >>> recipe, ranking = Recipe("adam", 100), [Rank("adam", True), Rank("sgd", False)]
+    >>> print(explained(digits(), recipe, ranking, seconds=0.0)[-1].text)
+    0 s paid for a part of the diagnosis only.
+    """
+    try:
+        seen = diagnose(problem, winner, steps=min(winner.steps, WATCHED), seed=seed, seconds=seconds)
+    except ThalwegError as error:
+        return [Reason("not diagnosed", str(error))]
+    found = reasons(winner, ranking, seen)
+    if USED_UP in seen.refusals.values():
+        found.append(Reason("cut short", f"{seconds:.3g} s paid for a part of the diagnosis only."))
+    return found
 
 
 class _Contest(NamedTuple):
