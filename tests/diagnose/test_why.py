@@ -100,9 +100,14 @@ def test_curvature_is_a_reason_for_second_order_methods_only():
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0.9, "a larger one would soon diverge"), (0.01, "not curvature that keeps it small"), (0.2, None)],
+    [
+        (0.9, "a larger one would soon diverge"),
+        (0.01, "not curvature that keeps it small"),
+        (0.2, None),
+        (78.0, "goes well all the same"),
+    ],
 )
-def test_the_stability_limit_is_named_where_lr_is_near_it_or_far_below(share, words):
+def test_the_stability_limit_is_named_where_lr_is_near_it_or_far_below_or_above(share, words):
     found = said("sgd", SGD, [Stability(about(18.0), about(share), (1.0, 0.5))], lr=0.1)
     assert (words is None) == ("stability" not in found)
     assert words is None or (words in found["stability"] and "lr 0.1 is" in found["stability"])

@@ -180,11 +180,17 @@ def _curvature(contest: _Contest, diagnosis: Diagnosis) -> Iterator[Reason]:
 def _stability(contest: _Contest, diagnosis: Diagnosis) -> Iterator[Reason]:
     """What bounds lr from above."""
     for stability in list(_measured(diagnosis, Stability, ("start",)))[:1]:
-        name, lr = contest.winner.leading
-        said = f"At the start {name} {lr:.3g} is {_figure(stability.share)} of the largest that is stable"
-        if stability.share.low > NEAR:
+        (name, lr), share = contest.winner.leading, stability.share
+        said = f"At the start {name} {lr:.3g} is {_figure(share)} of the largest that is stable"
+        if share.low > 1:
+            yield Reason(
+                "stability",
+                f"At the start {name} {lr:.3g} is {_figure(share)} times the largest that is stable there, and the "
+                "run goes well all the same: it soon comes to where the curvature is another.",
+            )
+        elif share.low > NEAR:
             yield Reason("stability", f"{said}: curvature is what bounds it, and a larger one would soon diverge.")
-        elif stability.share.high < FAR:
+        elif share.high < FAR:
             yield Reason("stability", f"{said}: it is not curvature that keeps it small.")
 
 
