@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from thalweg.core.errors import StorageError
+from thalweg.core.measured import Measured
 from thalweg.diagnose.diagnosis import Diagnosis
 from thalweg.report import diagnosis_page
 from thalweg.report.diagnosis_page import render_diagnosis, write_diagnosis
+from thalweg.report.interval import interval
 from thalweg.training.recipe import Recipe
 
 
@@ -97,3 +99,8 @@ def test_the_file_holds_the_page_or_the_reason_is_one_line(diagnosis, page, tmp_
     assert (tmp_path / "diagnosis.html").read_text(encoding="utf-8") == page
     with pytest.raises(StorageError, match=r"cannot write .*nowhere.*: No such file"):
         write_diagnosis(diagnosis, tmp_path / "nowhere" / "diagnosis.html")
+
+
+def test_an_interval_that_is_a_point_to_three_digits_is_not_drawn():
+    assert interval(Measured(49.4076, 49.40759, 49.40761, 9)) is None
+    assert interval(Measured(49.4, 49.0, 49.8, 9)) is not None

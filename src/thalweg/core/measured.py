@@ -18,8 +18,8 @@ class Measured(NamedTuple):
 
     >>> Measured(2.0, 1.5, 2.5, 10).excludes(1.0), Measured(2.0, 0.5, 3.5, 10).excludes(1.0)
     (True, False)
-    >>> print(Measured(0.0123, 0.011, 0.014, 64))
-    0.0123 (0.0110 to 0.0140)
+    >>> print(Measured(0.0123, 0.011, 0.014, 64), Measured(49.4076, 49.40759, 49.40761, 9))
+    0.0123 (0.0110 to 0.0140) 49.4
     """
 
     value: float
@@ -40,9 +40,8 @@ class Measured(NamedTuple):
         return Measured(increasing(self.value), increasing(self.low), increasing(self.high), self.n)
 
     def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.value:.3g}"
-        return f"{_three(self.value)} ({_three(self.low)} to {_three(self.high)})"
+        low, high = _three(self.low), _three(self.high)
+        return f"{self.value:.3g}" if low == high else f"{_three(self.value)} ({low} to {high})"
 
 
 def _three(x: float) -> str:

@@ -243,7 +243,7 @@ def _do(advice: str) -> str:
 def _figure(figure: Measured) -> str:
     if math.isinf(figure.high):
         return f"at least {figure.low:.3g}"
-    return f"{figure.value:.3g}" if f"{figure.low:.3g}" == f"{figure.high:.3g}" else str(figure)
+    return str(figure)
 
 
 def _listed(names: Sequence[str]) -> str:

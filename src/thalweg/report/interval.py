@@ -19,7 +19,7 @@ _TICKS = 4
 
 
 def interval(measured: Measured) -> Panel | None:
-    """The figure as a point on its interval; None where there is none to draw: it is exact, or nothing is known.
+    """The figure as a point on its interval; None where there is none to draw: a point to three digits, or unknown.
 
     An end that is infinite runs out of the picture.
 
@@ -27,7 +27,7 @@ def interval(measured: Measured) -> Panel | None:
     '2 (1 to 3)'
     """
     ends = [v for v in (measured.low, measured.value, measured.high) if math.isfinite(v)]
-    if len(ends) < 2 or measured.low == measured.high:
+    if len(ends) < 2 or number(measured.low, 3) == number(measured.high, 3):
         return None
     low, high = min(ends), max(ends)
     x = (
