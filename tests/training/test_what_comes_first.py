@@ -166,6 +166,16 @@ def test_patience_waits_for_fine_tuning_and_pretraining_is_said():
     assert fitted.notes[0] == "the first 160 of 200 steps pretrained 3 blocks, unsupervised"
 
 
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.05, "the first 2 of 40 steps pretrained 2 blocks, supervised; 1 had no step"),
+     (0.0, "the first 0 of 40 steps pretrained 0 blocks, supervised; 3 had no step")],
+)  # fmt: skip
+def test_blocks_for_which_there_is_no_step_are_said(share, said):
+    run = Run(circles(), ADAM.with_(pretrain="supervised", pretrain_share=share), seed=0)
+    assert run.notes() == [said]
+
+
 def test_what_goes_on_after_a_fit_has_neither_before_it():
     fitted = tw.fit(circles(), RECIPES["both"], use_all_data="continue")
     assert fitted.further or "not continued" in fitted.notes[-1]

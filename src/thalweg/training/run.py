@@ -75,11 +75,13 @@ class Run:
 
     def notes(self) -> list[str]:
         """What came before training proper, in words."""
-        if not self.pretrained:
+        if not self.ends:
             return []
-        blocks = "1 block" if len(self.ends) == 1 else f"{len(self.ends)} blocks"
+        trained = len({end for end in self.ends if end})  # a stage that ends where the one before does has no step
+        blocks = "1 block" if trained == 1 else f"{trained} blocks"
+        left = f"; {len(self.ends) - trained} had no step" if trained < len(self.ends) else ""
         first = f"the first {self.pretrained} of {self.recipe.steps} steps"
-        return [f"{first} pretrained {blocks}, {self.recipe.pretrain}"]
+        return [f"{first} pretrained {blocks}, {self.recipe.pretrain}{left}"]
 
     def _take_up(self) -> None:
         """Turns to what is trained from step t on: the network of a stage of pretraining, or the whole; all is new."""
